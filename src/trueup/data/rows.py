@@ -1,0 +1,64 @@
+"""The row types that go in and come out: prompts, demonstrations, preferences. Strings or chat messages alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict
+
+Split = Literal["train", "validation", "test"]
+
+
+class Message(TypedDict):
+    """One chat turn."""
+
+    role: str
+    content: str
+
+
+Conversation = str | tuple[Message, ...]
+"""A prompt: plain text, or the turns so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A request to answer."""
+
+    id: str
+    text: Conversation
+    split: Split = "train"
+    tags: dict[str, str] = field(default_factory=dict)
+    """What is known of it, such as ``kind: benign_scary``; evaluations and worlds may read it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """A text and whether its writer ended it (decoding loses the end-of-sequence token)."""
+
+    text: str
+    finished: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstration:
+    """A prompt with a reply to imitate."""
+
+    prompt: Prompt
+    reply: Reply
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """Two replies to one prompt, and which one an annotator preferred."""
+
+    id: str
+    prompt: Prompt
+    chosen: Reply
+    rejected: Reply
+    chosen_source: str = ""
+    """What wrote the chosen reply; empty where unknown."""
+    rejected_source: str = ""
+    annotator: str = ""
+    margin: float | None = None
+    where: str = ""
+    """File and line it came from, for messages."""

@@ -1,0 +1,74 @@
+"""Columns that travel together: the only container that learners exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+Text = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Named columns with one common leading dimension B (rows): tensors, tuples of strings, or other tables. Subclasses only add fields."""
+
+    def __post_init__(self) -> None:
+        sizes = {f.name: len(getattr(self, f.name)) for f in fields(self)}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"{type(self).__name__} columns differ in rows: {sizes}")
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def take(self, rows: Tensor) -> Self:
+        """The given rows, in the given order; ``rows`` holds integer positions, [N]."""
+        order = rows.tolist()
+        columns = {}
+        for f in fields(self):
+            column = getattr(self, f.name)
+            if isinstance(column, Tensor):
+                columns[f.name] = column[rows.to(column.device)]
+            else:
+                columns[f.name] = column.take(rows) if isinstance(column, Table) else tuple(column[i] for i in order)
+        return type(self)(**columns)
+
+    @classmethod
+    def concat(cls, parts: Sequence[Self]) -> Self:
+        """The rows of all parts, in order. Tensor columns must agree in width."""
+        columns = {}
+        for f in fields(cls):
+            values = [getattr(p, f.name) for p in parts]
+            first = values[0]
+            if isinstance(first, Tensor):
+                columns[f.name] = torch.cat(values)
+            else:
+                columns[f.name] = type(first).concat(values) if isinstance(first, Table) else tuple(s for v in values for s in v)
+        return cls(**columns)
+
+
+class Mean(NamedTuple):
+    """A mean that can still be merged over micro-batches and processes: keep the sum and the count, divide once at the end."""
+
+    total: float
+    count: float
+
+    def __add__(self, other: tuple[float, float]) -> Mean:  # type: ignore[override]
+        return Mean(self.total + other[0], self.count + other[1])
+
+    @property
+    def value(self) -> float | None:
+        """The mean, or None where nothing was counted: absent is absent, never 0."""
+        return self.total / self.count if self.count else None
+
+
+class Loss(NamedTuple):
+    """What one loss call returns."""
+
+    value: Tensor
+    """[] The weighted sum over the rows given; micro-batches therefore add up to the minibatch."""
+    metrics: dict[str, Mean]
+    """Detached diagnostics, masked exactly as the loss is."""
