@@ -1,1 +1,1 @@
-"""See docs/architecture.md for what lives here."""
+"""Losses of reward models, one file each: the file's name is its ``kind``."""

@@ -1,0 +1,140 @@
+"""One arm's checkpoints as prompts x steps: what the diagnoses along training work on.
+
+Resampling prompts resamples whole rows of this table, the same prompts at every step, so that differences between checkpoints are
+paired and a whole curve is resampled at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from trueup.core.rng import Key
+from trueup.stats.bootstrap import DRAWS, Array, cluster_weights, interval, make_estimate
+from trueup.stats.estimate import Estimate
+
+METHOD = "prompt bootstrap"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """Sums and counts of one column in each prompt and step, both [P, S]."""
+
+    sums: Array
+    counts: Array
+
+    def mean(self, rows: NDArray[np.bool_] | slice = slice(None)) -> Array:
+        """[S] Mean of each step over the prompts in ``rows``; NaN where there is nothing."""
+        return _divide(self.sums[rows].sum(axis=0), self.counts[rows].sum(axis=0))
+
+    def resampled(self, weights: Array) -> Array:
+        """[R, S] Means of each step under prompt weights [R, P]."""
+        return _divide(weights @ self.sums, weights @ self.counts)
+
+    def prompts(self) -> NDArray[np.int64]:
+        """[S] Prompts with a value, by step."""
+        return (self.counts > 0).sum(axis=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """The test rows of one arm with their place in the prompts x steps table."""
+
+    arm: str
+    rows: pd.DataFrame
+    prompts: NDArray[np.object_]
+    """[P] sorted."""
+    steps: NDArray[np.int64]
+    """[S] ascending."""
+    prompt: NDArray[np.int64]
+    """[N] Position of each row's prompt."""
+    step: NDArray[np.int64]
+    """[N] Position of each row's step."""
+
+    def column(self, name: str) -> Array | None:
+        """[N] A numeric column, NaN where missing; None where the column is absent or wholly empty."""
+        if name == "kl_nats":
+            return self._kl()
+        if name not in self.rows:
+            return None
+        values = np.asarray(pd.to_numeric(self.rows[name]), dtype=float)
+        return None if np.isnan(values).all() else values
+
+    def cells(self, values: Array) -> Cells:
+        """Sums and counts of row values [N] in each prompt and step."""
+        present = ~np.isnan(values)
+        place = (self.prompt * len(self.steps) + self.step)[present]
+        shape = (len(self.prompts), len(self.steps))
+        size = shape[0] * shape[1]
+        sums = np.bincount(place, weights=values[present], minlength=size).reshape(shape)
+        return Cells(sums=sums, counts=np.bincount(place, minlength=size).reshape(shape).astype(float))
+
+    def column_cells(self, name: str) -> Cells | None:
+        """`cells` of a column, None where it is absent."""
+        values = self.column(name)
+        return None if values is None else self.cells(values)
+
+    def evaluations(self) -> list[str]:
+        """Names of the evaluations that have any value, sorted."""
+        names = sorted(str(c).removeprefix("evaluations.") for c in self.rows.columns if str(c).startswith("evaluations."))
+        return [n for n in names if self.column(f"evaluations.{n}") is not None]
+
+    def weights(self, key: Key, draws: int = DRAWS) -> Array:
+        """[R, P] Prompt weights of the resamples; the same for every column, so that columns stay paired."""
+        return cluster_weights(len(self.prompts), draws, key)
+
+    def halves(self, key: Key) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Two disjoint random halves of the prompts as masks [P]."""
+        first = np.zeros(len(self.prompts), dtype=bool)
+        first[key.permutation(len(self.prompts))[: len(self.prompts) // 2]] = True
+        return first, ~first
+
+    def _kl(self) -> Array | None:
+        exact = self.column("kl_policy_ref_exact_nats")
+        if exact is not None:
+            return exact
+        policy, reference = self.column("logp_policy_nats"), self.column("logp_ref_nats")
+        if policy is None or reference is None:
+            return None
+        difference = policy - reference
+        return None if np.isnan(difference).all() else difference
+
+
+def panel_of(records: pd.DataFrame, arm: str, split: str = "test") -> Panel | None:
+    """The checkpoint rows of an arm, sorted so that nothing depends on the order in the file; None where there are none."""
+    rows = records[(records["arm"] == arm) & (records["split"] == split) & records["step"].notna()]
+    if rows.empty:
+        return None
+    rows = rows.sort_values(["step", "prompt_id", "sample_id"], kind="stable", ignore_index=True)
+    prompt, prompts = pd.factorize(rows["prompt_id"].astype(object), sort=True)
+    step, steps = pd.factorize(rows["step"].astype(np.int64), sort=True)
+    return Panel(
+        arm=arm, rows=rows, prompts=np.asarray(prompts, dtype=object), steps=np.asarray(steps, dtype=np.int64), prompt=prompt, step=step
+    )
+
+
+def curve_estimates(cells: Cells, weights: Array, name: str, unit: str) -> list[Estimate]:
+    """One estimate a step with its prompt-bootstrap interval."""
+    values, draws, prompts = cells.mean(), cells.resampled(weights), cells.prompts()
+    return [
+        make_estimate(name, values[s], draws[:, s], int(prompts[s]), unit, method=METHOD, n_missing=len(cells.counts) - int(prompts[s]))
+        for s in range(len(values))
+    ]
+
+
+def curve_columns(name: str, values: Array, draws: Array, units: int) -> dict[str, list[float | None]]:
+    """Figure columns ``name``, ``name_low``, ``name_high`` of a curve [S] and its resamples [R, S]; None where absent."""
+    low, high = interval(draws, units)
+    return {name: plain(values), f"{name}_low": plain(low), f"{name}_high": plain(high)}
+
+
+def plain(values: Array) -> list[float | None]:
+    """Numbers for JSON: None where not finite."""
+    return [float(v) if np.isfinite(v) else None for v in values]
+
+
+def _divide(above: Array, below: Array) -> Array:
+    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below > 0)

@@ -1,0 +1,190 @@
+"""The configuration of a run: everything a result depends on, in one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+
+from trueup.core.config import Config, resolve
+from trueup.loop.config import LoopConfig
+from trueup.optimizers.protocol import OptimizerConfig
+from trueup.optimizers.rloo import RLOOConfig
+from trueup.realign.config import RealignConfig
+from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig
+from trueup.rewards.objectives.protocol import ObjectiveConfig
+from trueup.sandbox.world import WorldConfig
+
+AnyWorld = Annotated[SerializeAsAny[WorldConfig], BeforeValidator(lambda v: resolve("trueup.sandbox", WorldConfig, v))]
+AnyOptimizer = Annotated[SerializeAsAny[OptimizerConfig], BeforeValidator(lambda v: resolve("trueup.optimizers", OptimizerConfig, v))]
+AnyObjective = Annotated[SerializeAsAny[ObjectiveConfig], BeforeValidator(lambda v: resolve("trueup.rewards.objectives", ObjectiveConfig, v))]
+
+
+class LoraConfig(Config):
+    """A low-rank adapter instead of full weights; the reference is then the same model with its adapter off."""
+
+    rank: int = Field(default=8, ge=1)
+    """Rank of the update."""
+    alpha: float = Field(default=16.0, gt=0)
+    """The update is scaled by alpha / rank."""
+    targets: tuple[str, ...] | None = None
+    """Names of the layers to adapt; all linear ones if left out."""
+
+
+class PolicyModelConfig(Config):
+    """Which policy to start from."""
+
+    path: str | None = None
+    """Hugging Face folder (relative to this file) or hub name; left out, a small Llama is made on the world's own vocabulary."""
+    lora: LoraConfig | None = None
+    """Train an adapter instead of all weights."""
+    pad_token: str | None = None
+    """Existing token to pad with, where the tokenizer has none."""
+    hidden_size: int = Field(default=64, ge=8)
+    """Width of the small Llama."""
+    layers: int = Field(default=2, ge=1)
+    """Layers of the small Llama."""
+    heads: int = Field(default=4, ge=1)
+    """Attention heads of the small Llama."""
+    max_positions: int = Field(default=128, ge=8)
+    """Context of the small Llama, tokens."""
+
+
+class RewardModelConfig(Config):
+    """Which reward model to train."""
+
+    trunk: Literal["policy", "path", "embeddings"] = "policy"
+    """A copy of the SFT policy's trunk; any trunk in a folder or hub name; or frozen sentence embeddings with a small head."""
+    path: str | None = None
+    """Folder or hub name, for ``path``."""
+    head_width: int = Field(default=64, ge=0)
+    """Hidden units of the head on embeddings; 0 makes it linear."""
+    text: Literal["reply", "prompt_and_reply"] = "prompt_and_reply"
+    """What the embeddings see."""
+
+
+class FitConfig(Config):
+    """A supervised stage: SFT or a reward model's fit."""
+
+    epochs: float = Field(default=4.0, gt=0)
+    """Passes over the data."""
+    batch_size: int = Field(default=32, ge=1)
+    """Rows a step, over all processes."""
+    loop: LoopConfig = LoopConfig()
+    """How steps are taken."""
+
+
+class RewardStageConfig(FitConfig):
+    """Fitting the reward model."""
+
+    model: RewardModelConfig = RewardModelConfig()
+    """What is trained."""
+    objective: AnyObjective = BradleyTerryConfig()
+    """The loss per pair."""
+    reference_samples: int = Field(default=256, ge=8)
+    """Replies of the SFT policy on which scores are rescaled to mean 0 and deviation 1, at the first fit and at every refit."""
+
+
+class SampledPreferencesConfig(Config):
+    """Preference pairs sampled from the SFT policy and labelled by the world, for worlds without an offline set of their own."""
+
+    pairs: int = Field(default=1000, ge=10)
+    """Training pairs."""
+    validation_pairs: int = Field(default=200, ge=10)
+    """Held-out pairs."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the sampling."""
+
+
+class PolicyStageConfig(Config):
+    """Optimising the policy against the reward model."""
+
+    optimizer: AnyOptimizer = RLOOConfig()
+    """The algorithm."""
+    steps: int = Field(default=200, ge=1)
+    """Updates."""
+    prompts_per_step: int = Field(default=16, ge=1)
+    """Prompts a step, over all processes."""
+    loop: LoopConfig = LoopConfig(learning_rate=3e-4)
+    """How steps are taken."""
+    rollout_precision: Literal["float32", "bf16"] = "float32"
+    """Precision of the sampler's copy of the policy."""
+
+
+class ProbeConfig(Config):
+    """What is measured at checkpoints."""
+
+    every: int = Field(default=20, ge=1)
+    """Policy steps between probes; step 0 and the last step are always probed."""
+    prompts: int = Field(default=150, ge=4)
+    """Test prompts; all of them where there are fewer."""
+    samples_per_prompt: int = Field(default=4, ge=1)
+    """Replies to each."""
+    labels_per_prompt: int = Field(default=0, ge=0)
+    """Fresh comparisons of the world's annotators a prompt and checkpoint."""
+    keep_policies: Literal["all", "last"] = "all"
+    """Which probed policies stay on disk."""
+
+
+class ArmConfig(Config):
+    """One treatment; all arms start from the same SFT policy and first reward model, with the same seed and compute."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    """Short name; part of file names."""
+    reward: Literal["learned", "gold"] = "learned"
+    """What the policy is optimised against; ``gold`` is a control that needs a world with a truth."""
+    realign: RealignConfig | None = None
+    """Inverse alignment; a static reward model if left out."""
+    optimizer: AnyOptimizer | None = None
+    """Another optimizer than the run's."""
+
+
+class RunConfig(Config):
+    """A whole run: SFT, preferences, reward model, policy arms, report."""
+
+    name: str = "run"
+    """Name shown in the report."""
+    seed: int = Field(default=0, ge=0)
+    """Every random number of the run comes from it."""
+    world: AnyWorld
+    """Where prompts, preferences and (in a sandbox) truth come from."""
+    policy_model: PolicyModelConfig = PolicyModelConfig()
+    """Which policy to start from."""
+    sft: FitConfig | None = FitConfig()
+    """Supervised fine-tuning on the world's demonstrations; skipped if null or where there are none."""
+    sampled_preferences: SampledPreferencesConfig = SampledPreferencesConfig()
+    """Used only where the world has no preference set."""
+    reward: RewardStageConfig = RewardStageConfig()
+    """The reward model."""
+    policy: PolicyStageConfig | None = PolicyStageConfig()
+    """The policy phase; null ends the run after the reward model."""
+    probe: ProbeConfig = ProbeConfig()
+    """Measurements at checkpoints."""
+    arms: tuple[ArmConfig, ...] = Field(default=(ArmConfig(name="static"),), min_length=1)
+    """Treatments, side by side; the first is the report's main arm."""
+    embeddings: str | None = None
+    """Sentence embedder: folder or hub name; left out: the hub cache, else the extra [offline]."""
+    checkpoint_every: int = Field(default=20, ge=1)
+    """Steps between states a killed run resumes from, in every stage."""
+    device: Literal["cpu", "auto"] = "cpu"
+    """``auto`` takes an accelerator where there is one."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Precision of the update."""
+    threads: int | None = Field(default=None, ge=1)
+    """torch threads; torch's own choice if left out. Part of what makes a rerun bit-identical."""
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    """Trackers beside metrics.jsonl, through accelerate."""
+
+    @model_validator(mode="after")
+    def _distinct_arms(self) -> RunConfig:
+        names = [a.name for a in self.arms]
+        if len(set(names)) != len(names) or "offline" in names:
+            raise ValueError(f"arms need distinct names other than 'offline', got {names}")
+        return self
+
+
+def resolve_path(path: str, base: Path) -> str:
+    """A folder beside the configuration file where there is one, else the name as it is (a hub name)."""
+    here = base / path
+    return str(here) if here.exists() or path.startswith((".", "/")) else path

@@ -1,0 +1,25 @@
+"""What an optimizer asks of a reward: one number a reply, from text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from trueup.data.rows import Conversation, Reply
+from trueup.data.tokens import Sequences
+
+
+class Reward(Protocol):
+    """Anything that scores replies: a learned model, a program, a sum of several."""
+
+    def score(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
+        """[B] Scores of replies to prompts, row by row, without gradient.
+
+        Args:
+            prompts: one a row.
+            replies: one a row.
+            sequences: the same rows as the policy's tokens; a reward that shares the policy's tokenizer may use them to save encoding.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""The parts of the helpdesk world: language, reading, gold, sources, annotators, battery."""
