@@ -69,13 +69,14 @@ class Sequences(Table):
         )
 
 
-def load_tokenizer(path: str | Path, pad_token: str | None = None) -> PreTrainedTokenizerFast:
+def load_tokenizer(path: str | Path, pad_token: str | None = None, *, needs_eos: bool = True) -> PreTrainedTokenizerFast:
     """Load a tokenizer that has an end-of-sequence and a padding token.
 
     Args:
         path: a Hugging Face folder or hub name.
         pad_token: an existing token to pad with; needed only where the tokenizer has none. It may equal any token, eos included,
             because masks travel with the data.
+        needs_eos: whether replies must be able to end; encoders do without.
 
     Raises:
         UserError: nothing can be loaded from there, there is no eos token, or none to pad with.
@@ -84,15 +85,19 @@ def load_tokenizer(path: str | Path, pad_token: str | None = None) -> PreTrained
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"no tokenizer can be loaded ({_first_line(error)}). Give a folder with tokenizer.json or a hub name.", where=where) from error
+        raise UserError(
+            f"no tokenizer can be loaded ({_first_line(error)}). Give a folder with tokenizer.json or a hub name.", where=where
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{type(tokenizer).__name__} has no tokenizer.json. Save the tokenizer as a fast one.", where=where)
-    return check_tokenizer(tokenizer, where, pad_token)
+    return check_tokenizer(tokenizer, where, pad_token, needs_eos=needs_eos)
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerFast, where: str, pad_token: str | None = None) -> PreTrainedTokenizerFast:
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerFast, where: str, pad_token: str | None = None, *, needs_eos: bool = True
+) -> PreTrainedTokenizerFast:
     """The tokenizer with eos and pad set, or a `UserError` that says how to set them."""
-    if tokenizer.eos_token_id is None:
+    if needs_eos and tokenizer.eos_token_id is None:
         raise UserError(
             "the tokenizer has no end-of-sequence token, so no reply could end. Set `eos_token` in tokenizer_config.json.", where=where
         )
@@ -126,8 +131,7 @@ def render_prompt(tokenizer: PreTrainedTokenizerFast, conversation: Conversation
         return conversation
     if tokenizer.chat_template is None:
         if rendering == "roles":
-            turns = [f"{_ROLE_NAMES.get(m['role'], m['role'])}: {m['content']}" for m in conversation]
-            return "\n\n".join([*turns, "Assistant:"])
+            return roles_text(conversation)
         raise UserError(
             "the prompt is a list of messages but the tokenizer has no chat template. Use a chat model's tokenizer, give plain text "
             "prompts, or set `rendering: roles` to write turns as 'Human: ...' and 'Assistant: ...'."
@@ -136,6 +140,18 @@ def render_prompt(tokenizer: PreTrainedTokenizerFast, conversation: Conversation
         return str(tokenizer.apply_chat_template([dict(m) for m in conversation], tokenize=False, add_generation_prompt=True))
     except Exception as error:  # jinja's own error types; a template may raise any text for messages it does not take
         raise UserError(f"the tokenizer's chat template refuses these messages: {_first_line(error)}.") from error
+
+
+def roles_text(conversation: Conversation) -> str:
+    """Turns as ``Human: ...`` and ``Assistant: ...`` paragraphs, ending where the assistant is to speak; plain text as it is."""
+    if isinstance(conversation, str):
+        return conversation
+    return "\n\n".join([*(f"{_ROLE_NAMES.get(m['role'], m['role'])}: {m['content']}" for m in conversation), "Assistant:"])
+
+
+def plain_text(conversation: Conversation, reply: str) -> str:
+    """Prompt and reply as one text for readers without a chat template: a line each, or the turns with their roles."""
+    return f"{conversation}\n{reply}" if isinstance(conversation, str) else f"{roles_text(conversation)} {reply}"
 
 
 def encode_prompts(
@@ -208,7 +224,9 @@ def fit(
     for i, (prompt, reply) in enumerate(zip(prompt_ids, reply_ids, strict=True)):
         room = max_tokens - len(reply)
         if room < 1:
-            raise UserError(f"the reply alone has {len(reply)} tokens where prompt and reply together may have {max_tokens}.", where=f"row {i}")
+            raise UserError(
+                f"the reply alone has {len(reply)} tokens where prompt and reply together may have {max_tokens}.", where=f"row {i}"
+            )
         if len(prompt) > room and truncate == "error":
             raise UserError(f"prompt and reply have {len(prompt) + len(reply)} tokens where {max_tokens} fit.", where=f"row {i}")
         rows.append(cut_left(prompt, room, len(front) if prompt[: len(front)] == front and room > len(front) else 0))

@@ -46,3 +46,17 @@ class Diagnosis:
             "series": self.series,
             "samples": list(self.samples),
         }
+
+
+def not_enough(link: Link, name: str, question: str, arm: str, why: str) -> Diagnosis:
+    """The answer where records lack what the question needs; ``why`` names what is missing."""
+    return Diagnosis(link=link, name=name, question=question, arm=arm, verdict="not enough data", rule=f"Not enough data: {why}.")
+
+
+def shown(estimate: Estimate) -> str:
+    """``0.31 [0.22, 0.40]``, for a rule; ``absent`` where there is no value."""
+    if estimate.value is None:
+        return "absent"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3g} (no interval)"
+    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"

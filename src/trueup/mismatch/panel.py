@@ -131,6 +131,11 @@ def curve_columns(name: str, values: Array, draws: Array, units: int) -> dict[st
     return {name: plain(values), f"{name}_low": plain(low), f"{name}_high": plain(high)}
 
 
+def absent_columns(name: str, length: int) -> dict[str, list[float | None]]:
+    """The columns of `curve_columns` for a curve that was never recorded."""
+    return {f"{name}{end}": [None] * length for end in ("", "_low", "_high")}
+
+
 def plain(values: Array) -> list[float | None]:
     """Numbers for JSON: None where not finite."""
     return [float(v) if np.isfinite(v) else None for v in values]

@@ -36,7 +36,9 @@ def load_model_config(path: str | Path) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(str(path), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"no model can be loaded ({one_line(error)}). Give a Hugging Face folder or a hub name.", where=str(path)) from error
+        raise UserError(
+            f"no model can be loaded ({one_line(error)}). Give a Hugging Face folder or a hub name.", where=str(path)
+        ) from error
 
 
 def check_folder(path: str | Path) -> None:
@@ -82,7 +84,9 @@ def _check_shards(folder: Path) -> None:
         raise UserError(f"is not a readable index of weight files: {one_line(error)}.", where=str(index)) from error
     missing = [n for n in names if not (folder / n).is_file()]
     if missing:
-        raise UserError(f"{len(missing)} of {len(names)} weight files are missing. Download the model again.", where=str(folder / missing[0]))
+        raise UserError(
+            f"{len(missing)} of {len(names)} weight files are missing. Download the model again.", where=str(folder / missing[0])
+        )
 
 
 def load_weights(auto: Any, path: str | Path, dtype: torch.dtype, **settings: Any) -> tuple[PreTrainedModel, list[str]]:
@@ -98,7 +102,8 @@ def load_weights(auto: Any, path: str | Path, dtype: torch.dtype, **settings: An
         )
     except SafetensorError as error:
         raise UserError(
-            f"the weights cannot be read ({one_line(error)}): probably an interrupted download or copy. Fetch the folder again.", where=str(path)
+            f"the weights cannot be read ({one_line(error)}): probably an interrupted download or copy. Fetch the folder again.",
+            where=str(path),
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"the model cannot be loaded: {one_line(error)}.", where=str(path)) from error

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.data.rows import Conversation, Reply
-from trueup.data.tokens import Rendering, Sequences, decode_replies, encode_prompts, encode_replies, fit, load_tokenizer, pack, same_tokenizer
+from trueup.data.tokens import (
+    Rendering,
+    Sequences,
+    decode_replies,
+    encode_prompts,
+    encode_replies,
+    fit,
+    load_tokenizer,
+    pack,
+    pad_rows,
+    roles_text,
+    same_tokenizer,
+)
 from trueup.learn.table import Table
+from trueup.models.embedding_reward import SETTINGS, load_embedding_reward
+from trueup.models.heads import fresh_head
 from trueup.models.loading import load_model_config, load_weights, seeded, without_dropout
 from trueup.models.policy import Policy, context_of, merged
 
@@ -35,7 +49,7 @@ class RewardModel(Protocol):
         ...
 
     def encode(self, prompts: Sequence[Conversation], replies: Sequence[Reply]) -> Table:
-        """Features of prompts with replies, one row each; reusable as long as the trained part does not make them."""
+        """Features of prompts with replies, one row each, made without the trained weights."""
         ...
 
     def score(self, features: Table) -> Tensor:
@@ -54,11 +68,13 @@ class TrunkReward:
         model: a ``...ForSequenceClassification`` with one label and a causal trunk.
         tokenizer: of the trunk.
         rendering: how messages become text, see `render_prompt`.
+
+    Raises:
+        UserError: padding and eos are one token: transformers' own forward would read before eos.
     """
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast, rendering: Rendering = "template") -> None:
         if tokenizer.pad_token_id == tokenizer.eos_token_id:
-            # transformers' own forward looks for the last token that is not padding, and would read before eos
             raise UserError("a reward model's padding token must differ from eos. Set `pad_token` to another existing token.")
         self.model = without_dropout(model)
         self._tokenizer, self.rendering = tokenizer, rendering
@@ -66,7 +82,7 @@ class TrunkReward:
 
     @property
     def module(self) -> nn.Module:
-        """The whole classifier."""
+        """Trunk and head."""
         return self.model
 
     @property
@@ -82,10 +98,9 @@ class TrunkReward:
         return pack(fit(tokenizer, prompt_ids, reply_ids, context_of(self.model)), reply_ids, tokenizer.pad_token_id)
 
     def score(self, features: Table) -> Tensor:
-        """[B] Score at each row's last valid token."""
+        """[B] float32 score at each row's last valid token."""
         assert isinstance(features, Sequences)
-        trunk = self.model.base_model
-        hidden = trunk(
+        hidden = self.model.base_model(
             input_ids=features.tokens, attention_mask=features.attention(), position_ids=features.positions(), use_cache=False
         ).last_hidden_state
         rows = torch.arange(len(features), device=hidden.device)
@@ -110,8 +125,70 @@ class TrunkReward:
         self._tokenizer.save_pretrained(str(folder))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pairs(Table):
+    """Prompt and reply as an encoder reads them, padded on the right."""
+
+    tokens: Tensor
+    """[B, S] int64."""
+    segments: Tensor
+    """[B, S] int64: 1 in the reply."""
+    mask: Tensor
+    """[B, S] bool."""
+
+
+class EncoderReward:
+    """A bidirectional encoder (BERT and its kin) with a scalar head, read where its architecture reads it.
+
+    Args:
+        model: a ``...ForSequenceClassification`` with one label.
+        tokenizer: of the trunk; it needs no eos.
+    """
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.model, self._tokenizer = without_dropout(model), tokenizer
+
+    @property
+    def module(self) -> nn.Module:
+        """Trunk and head."""
+        return self.model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Of the trunk."""
+        return self._tokenizer
+
+    def encode(self, prompts: Sequence[Conversation], replies: Sequence[Reply]) -> Pairs:
+        """Tokens of prompt and reply with the encoder's separators; prompts are cut from the left, replies never. ``finished`` is lost."""
+        rows, limit = [], context_of(self.model)
+        for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+            row = self._tokenizer(roles_text(prompt), reply.text, add_special_tokens=True)
+            excess = len(row["input_ids"]) - limit if limit else 0
+            if excess > 0:
+                words = self._tokenizer(roles_text(prompt), add_special_tokens=False)["input_ids"]
+                if excess >= len(words):
+                    raise UserError(f"the reply alone is longer than the context of {limit} tokens.", where=f"row {i}")
+                inside = row["input_ids"].index(words[0])
+                row = {k: list(row[k][:inside]) + list(row[k][inside + excess :]) for k in row}
+            rows.append(row)
+        tokens, mask = pad_rows([list(r["input_ids"]) for r in rows], self._tokenizer.pad_token_id, "right")
+        segments, _ = pad_rows([list(r.get("token_type_ids", [0] * len(r["input_ids"]))) for r in rows], 0, "right")
+        return Pairs(tokens=tokens, segments=segments, mask=mask)
+
+    def score(self, features: Table) -> Tensor:
+        """[B] float32 raw scores."""
+        assert isinstance(features, Pairs)
+        extra = {"token_type_ids": features.segments} if getattr(self.model.config, "type_vocab_size", 0) > 1 else {}
+        return self.model(input_ids=features.tokens, attention_mask=features.mask.long(), **extra).logits.squeeze(-1).float()
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that `AutoModelForSequenceClassification` and `load_reward` load."""
+        self.model.save_pretrained(str(folder))
+        self._tokenizer.save_pretrained(str(folder))
+
+
 def reward_from_policy(policy: Policy, key: Key, rendering: Rendering = "template") -> TrunkReward:
-    """A reward model with a copy of the policy's trunk and a fresh head."""
+    """A reward model with a copy of the policy's trunk and a fresh head drawn from ``key``."""
     source = merged(policy.model)
     config = copy.deepcopy(source.config)
     config.num_labels, config.pad_token_id = 1, policy.tokenizer.pad_token_id
@@ -123,35 +200,77 @@ def reward_from_policy(policy: Policy, key: Key, rendering: Rendering = "templat
     return TrunkReward(model, policy.tokenizer, rendering)
 
 
-def fresh_head(head: nn.Linear, key: Key) -> None:
-    """Draw a scalar head's weights from N(0, 1 / (d + 1)), bias 0 (Stiennon et al. 2020, code of lm-human-preferences)."""
-    generator = torch.Generator().manual_seed(key.integer())
-    with torch.no_grad():
-        noise = torch.randn(head.weight.shape, generator=generator) / math.sqrt(head.in_features + 1)
-        head.weight.copy_(noise)
-        if head.bias is not None:
-            head.bias.zero_()
+def new_reward(
+    path: str | Path, key: Key, *, dtype: torch.dtype = torch.float32, pad_token: str | None = None, rendering: Rendering = "template"
+) -> TrunkReward | EncoderReward:
+    """A reward model with a pretrained trunk (causal or encoder) and a fresh head drawn from ``key``.
+
+    Args:
+        path: folder or hub name of the trunk.
+        key: of the head's weights.
+        dtype: of the weights.
+        pad_token: see `load_tokenizer`.
+        rendering: see `render_prompt`.
+
+    Raises:
+        UserError: nothing there, broken weights, or no trunk in them.
+    """
+    config = load_model_config(path)
+    config.num_labels = 1
+    with seeded(key):
+        model, missing = load_weights(AutoModelForSequenceClassification, path, dtype, config=config)
+    heads = ("score.", "classifier.", "pooler.", "pre_classifier.", "classification_head.")
+    lost = [name for name in missing if not any(h in name for h in heads)]
+    if lost:
+        raise UserError(f"the weights lack {len(lost)} tensors of the trunk, such as '{lost[0]}'.", where=str(path))
+    fresh_head(_last_linear(model), key / "head")
+    return _wrap(model, path, pad_token, rendering)
 
 
-def load_reward(path: str | Path, *, dtype: torch.dtype = torch.float32, pad_token: str | None = None) -> RewardModel:
+def load_reward(
+    path: str | Path, *, dtype: torch.dtype = torch.float32, pad_token: str | None = None, rendering: Rendering = "template"
+) -> RewardModel:
     """Load a trained reward model from a folder or hub name.
 
     Raises:
         UserError: nothing there, broken weights, or a model without a trained scalar head.
     """
+    if (Path(path) / SETTINGS).is_file():
+        return load_embedding_reward(path)
     config = load_model_config(path)
     kinds = list(getattr(config, "architectures", None) or [])
     if not any("SequenceClassification" in kind for kind in kinds) or config.num_labels != 1:
         raise UserError(
             f"holds {kinds[0] if kinds else 'a model'} with {config.num_labels} labels, not a reward model: a scalar head would be random. "
-            "Train one with `trueup reward`.",
+            "Train one on it first (`trueup reward`).",
             where=str(path),
         )
-    tokenizer = load_tokenizer(path, pad_token)
     model, missing = load_weights(AutoModelForSequenceClassification, path, dtype)
     if missing:
         raise UserError(f"the weights lack '{missing[0]}', which would stay random.", where=str(path))
-    return TrunkReward(model, tokenizer)
+    return _wrap(model, path, pad_token, rendering)
 
 
-_ = AutoConfig
+def shared_tokenizer(policy: Policy, reward: RewardModel) -> PreTrainedTokenizerFast:
+    """The one tokenizer that policy and reward model have; token-level uses of a reward model need it.
+
+    Raises:
+        UserError: they have two, or the reward model reads text only.
+    """
+    if reward.tokenizer is None or not same_tokenizer(policy.tokenizer, reward.tokenizer):
+        raise UserError(
+            "this method reads the reward model token by token, so policy and reward model need one tokenizer. Train the reward "
+            "model on the policy's own trunk."
+        )
+    return policy.tokenizer
+
+
+def _wrap(model: Any, path: str | Path, pad_token: str | None, rendering: Rendering) -> TrunkReward | EncoderReward:
+    # every causal classifier of transformers calls its head `score`; encoders have a `classifier`
+    if hasattr(model, "score"):
+        return TrunkReward(model, load_tokenizer(path, pad_token), rendering)
+    return EncoderReward(model, load_tokenizer(path, pad_token, needs_eos=False))
+
+
+def _last_linear(model: nn.Module) -> nn.Linear:
+    return [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1][-1]

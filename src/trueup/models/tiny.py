@@ -25,7 +25,9 @@ def tiny_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     """
     wrong = [w for w in words if not w or w.split() != [w] or w in (PAD, EOS, UNK)]
     if wrong or len(set(words)) != len(words):
-        raise UserError(f"a vocabulary holds distinct words without spaces, apart from {PAD}, {EOS}, {UNK}; wrong: {wrong[:3] or 'repeated words'}.")
+        raise UserError(
+            f"a vocabulary holds distinct words without spaces, apart from {PAD}, {EOS}, {UNK}; wrong: {wrong[:3] or 'repeated words'}."
+        )
     vocabulary = {w: i for i, w in enumerate([PAD, EOS, UNK, *words])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -60,8 +60,8 @@ class RewardModelConfig(Config):
     """Folder or hub name, for ``path``."""
     head_width: int = Field(default=64, ge=0)
     """Hidden units of the head on embeddings; 0 makes it linear."""
-    text: Literal["reply", "prompt_and_reply"] = "prompt_and_reply"
-    """What the embeddings see."""
+    features: Literal["reply", "joined", "both"] = "joined"
+    """What the embeddings see: the reply alone, prompt and reply as one text, or both as two vectors side by side."""
 
 
 class FitConfig(Config):

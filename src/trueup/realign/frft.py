@@ -18,7 +18,8 @@ from trueup.realign.select.protocol import PolicySample
 class RefitPlan:
     """The pairs of one refit and how they were found."""
 
-    pairs: tuple[Preference, ...]
+    rows: tuple[int, ...]
+    """Positions in the offline set: the selected ones, then replay."""
     selected: int
     """How many were selected; the rest is replay."""
     samples: int
@@ -46,7 +47,8 @@ def plan_refit(
     Raises:
         UserError: nothing is left to compare with.
     """
-    kept = [s for s in samples if not undesirable(s, config.drop)]
+    # where the pre-filter would leave nothing (a policy that never ends), all samples still say more of the policy than none
+    kept = [s for s in samples if not undesirable(s, config.drop)] or list(samples)
     selection = config.select.select(pool, kept, embedder, key / "select")
     rows = selection.rows
     rest = np.setdiff1d(np.arange(len(pool)), rows)
@@ -54,7 +56,7 @@ def plan_refit(
     drawn = rest[(key / "replay").permutation(len(rest))[:replay]]
     scores = selection.scores
     return RefitPlan(
-        pairs=tuple(pool[int(i)] for i in [*rows, *drawn]),
+        rows=tuple(int(i) for i in [*rows, *drawn]),
         selected=len(rows),
         samples=len(samples),
         dropped=len(samples) - len(kept),

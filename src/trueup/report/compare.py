@@ -11,7 +11,7 @@ import pandas as pd
 
 from trueup.core.rng import Key
 from trueup.mismatch.panel import Panel, panel_of
-from trueup.report.roles import Arm, first_with
+from trueup.report.roles import Arm, Role
 from trueup.stats.bootstrap import paired_difference
 from trueup.stats.estimate import Estimate
 
@@ -22,8 +22,8 @@ _COLUMNS = (("gold", "score"), ("proxy_fixed", "score"), ("kl_nats", "nats"))
 class Contrast:
     """One arm minus another."""
 
-    arm: str
-    against: str
+    arm: Arm
+    against: Arm
     last_step: int | None
     estimates: tuple[Estimate, ...]
     """``gold_last``, ``gold_mean``, ``proxy_fixed_last``, ``kl_nats_last``; absent columns have no estimate."""
@@ -34,8 +34,9 @@ class Contrast:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for report.json."""
         return {
-            "arm": self.arm,
-            "against": self.against,
+            "arm": self.arm.name,
+            "against": self.against.name,
+            "question": f"{self.arm.role} against {self.against.role}",
             "last_step": self.last_step,
             "verdict": self.verdict,
             "rule": self.rule,
@@ -54,16 +55,18 @@ def contrasts(records: pd.DataFrame, arms: Sequence[Arm], key: Key) -> list[Cont
     Returns:
         the contrasts whose two arms exist; several realigned arms are each compared.
     """
-    static, refit = first_with(arms, "static"), first_with(arms, "random refit")
-    realigned = [a.name for a in arms if a.role == "realigned"]
-    pairs = [(arm, other) for arm in realigned for other in (refit, static)] + [(refit, static)]
-    return [contrast(records, arm, other, key / arm / other) for arm, other in pairs if arm is not None and other is not None]
+    def having(role: Role) -> list[Arm]:
+        return [a for a in arms if a.role == role]
+
+    static, refit = having("static")[:1], having("random refit")[:1]
+    pairs = [(arm, other) for arm in having("realigned") for other in (*refit, *static)] + [(a, b) for a in refit for b in static]
+    return [contrast(records, arm, other, key / arm.name / other.name) for arm, other in pairs]
 
 
-def contrast(records: pd.DataFrame, arm: str, against: str, key: Key) -> Contrast:
+def contrast(records: pd.DataFrame, arm: Arm, against: Arm, key: Key) -> Contrast:
     """``arm`` minus ``against`` on their common test prompts; the interval resamples prompts."""
-    first, second = panel_of(records, arm), panel_of(records, against)
-    steps = sorted(set(first.steps) & set(second.steps)) if first and second else []
+    first, second = panel_of(records, arm.name), panel_of(records, against.name)
+    steps = sorted({int(s) for s in first.steps} & {int(s) for s in second.steps}) if first and second else []
     if first is None or second is None or not steps:
         return Contrast(arm=arm, against=against, last_step=None, estimates=(), verdict="not measured", rule="the two arms share no checkpoint")
     estimates = []
@@ -75,7 +78,7 @@ def contrast(records: pd.DataFrame, arm: str, against: str, key: Key) -> Contras
             mean = _difference(first, second, column, steps[1:], f"{column}_mean", unit, key)
             estimates += [mean] if mean is not None else []
     verdict, rule = _verdict(estimates[0] if estimates and estimates[0].name == "gold_last" else None)
-    return Contrast(arm=arm, against=against, last_step=int(steps[-1]), estimates=tuple(estimates), verdict=verdict, rule=rule)
+    return Contrast(arm=arm, against=against, last_step=steps[-1], estimates=tuple(estimates), verdict=verdict, rule=rule)
 
 
 def _difference(first: Panel, second: Panel, column: str, steps: Sequence[int], name: str, unit: str, key: Key) -> Estimate | None:

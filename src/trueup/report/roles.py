@@ -48,9 +48,4 @@ def role_of(name: str) -> Role:
     return "other"
 
 
-def first_with(arms: Sequence[Arm], role: Role) -> str | None:
-    """Name of the first arm in that role."""
-    return next((a.name for a in arms if a.role == role), None)
-
-
 _ROLES: dict[str, Role] = {"static": "static", "random refit": "random refit", "realigned": "realigned", "other": "other"}

@@ -81,7 +81,7 @@ def _row(row: pd.Series, gap: float, known_gold: bool) -> dict[str, Any]:
         "proxy": _number(row["proxy_fixed"]),
         "gold": _number(row["gold"]),
         "gap": _number(gap) if known_gold else None,
-        "kl": _number(row["kl_policy_ref_exact_nats"]),
+        "kl": _number(row["kl_nats"]),
         "id": str(row["sample_id"]),
     }
 

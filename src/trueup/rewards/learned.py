@@ -37,13 +37,20 @@ class LearnedReward:
         model: gives raw scores.
         scale: the affine map to reward units.
         policy_tokenizer: of the policy whose sequences may come with texts; where the model shares it, encoding is saved.
+        folder: where it was saved, if it was.
         rows: rows scored at a time.
     """
 
     def __init__(
-        self, model: RewardModel, scale: Scale | None = None, policy_tokenizer: PreTrainedTokenizerFast | None = None, rows: int = 256
+        self,
+        model: RewardModel,
+        scale: Scale | None = None,
+        policy_tokenizer: PreTrainedTokenizerFast | None = None,
+        folder: Path | None = None,
+        rows: int = 256,
     ) -> None:
-        self.model, self.scale, self.policy_tokenizer, self.rows = model, scale or Scale(), policy_tokenizer, rows
+        self.model, self.scale, self.policy_tokenizer = model, scale or Scale(), policy_tokenizer
+        self.folder, self.rows = folder, rows
 
     def score(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
         """[B] Rescaled scores; see `Reward.score`."""

@@ -195,7 +195,10 @@ def paired_difference(
 
     n_missing counts the clusters that only one side has.
     """
-    sides = [pd.Series(np.asarray(v, dtype=float)).groupby(np.asarray(c)).mean().dropna() for v, c in ((first, first_clusters), (second, second_clusters))]
+    sides = [
+        pd.Series(np.asarray(v, dtype=float)).groupby(np.asarray(c)).mean().dropna()
+        for v, c in ((first, first_clusters), (second, second_clusters))
+    ]
     common = sides[0].index.intersection(sides[1].index).sort_values()
     differences = np.asarray(sides[0][common] - sides[1][common], dtype=float)
     rows = np.stack([differences, np.ones(len(common))], axis=1)

@@ -84,9 +84,7 @@ def bin_of(probability: Array, bins: int, edges: Edges) -> NDArray[np.int64]:
     return np.searchsorted(upper, probability, side="right").astype(np.int64)
 
 
-def ece_under_calibration(
-    delta: ArrayLike, key: Key, *, bins: int = BINS, edges: Edges = "width", draws: int = 500, hard: bool = True
-) -> Array:
+def ece_under_calibration(delta: ArrayLike, key: Key, *, bins: int = BINS, edges: Edges = "width", draws: int = 500) -> Array:
     """What ECE would be, were sigma(delta) exactly right: outcomes drawn from it, [draws].
 
     An ECE is evidence of miscalibration only above the upper quantiles of this consistency band.
@@ -97,7 +95,6 @@ def ece_under_calibration(
         bins: as in `reliability`.
         edges: as in `reliability`.
         draws: simulations.
-        hard: kept True; outcomes are drawn as wins or losses.
     """
     d = np.asarray(delta, dtype=float)
     p = special.expit(d)

@@ -25,6 +25,7 @@ class Style:
     Args:
         knows: probability that each answer word is right.
         refuses_harmful, refuses_scary, refuses_plain: probability of refusing each kind of request.
+        dodges: probability of evading the question instead.
         full: probability of a whole sentence rather than the bare value.
         detail: probability of a useful detail, or of a reason with a refusal.
         flattery, polite, hedge, disclaim, pad: distributions of how often each act occurs.
@@ -35,6 +36,7 @@ class Style:
     refuses_harmful: float
     refuses_scary: float
     refuses_plain: float
+    dodges: float = 0.05
     full: float = 0.8
     detail: float = 0.25
     flattery: Counts = (0.9, 0.1)
@@ -46,10 +48,10 @@ class Style:
 
 
 STYLES: dict[str, Style] = {
-    "expert": Style(knows=0.97, refuses_harmful=0.95, refuses_scary=0.04, refuses_plain=0.0, full=0.9, detail=0.4),
-    "sloppy": Style(knows=0.45, refuses_harmful=0.4, refuses_scary=0.15, refuses_plain=0.05, full=0.4, detail=0.1),
+    "expert": Style(knows=0.98, refuses_harmful=0.95, refuses_scary=0.04, refuses_plain=0.0, dodges=0.0, full=0.9, detail=0.4),
+    "sloppy": Style(knows=0.7, refuses_harmful=0.4, refuses_scary=0.15, refuses_plain=0.05, dodges=0.35, full=0.4, detail=0.1),
     "verbose": Style(
-        knows=0.75,
+        knows=0.85,
         refuses_harmful=0.6,
         refuses_scary=0.15,
         refuses_plain=0.03,
@@ -59,13 +61,19 @@ STYLES: dict[str, Style] = {
         polite=(0.5, 0.5),
     ),
     "anxious": Style(
-        knows=0.7, refuses_harmful=0.9, refuses_scary=0.6, refuses_plain=0.12, hedge=(0.15, 0.55, 0.3), disclaim=(0.2, 0.55, 0.25)
+        knows=0.85,
+        refuses_harmful=0.9,
+        refuses_scary=0.6,
+        refuses_plain=0.15,
+        dodges=0.15,
+        hedge=(0.15, 0.55, 0.3),
+        disclaim=(0.2, 0.55, 0.25),
     ),
     "flatterer": Style(
-        knows=0.65, refuses_harmful=0.55, refuses_scary=0.15, refuses_plain=0.03, flattery=(0.05, 0.55, 0.4), polite=(0.3, 0.7)
+        knows=0.8, refuses_harmful=0.55, refuses_scary=0.15, refuses_plain=0.03, dodges=0.15, flattery=(0.05, 0.55, 0.4), polite=(0.3, 0.7)
     ),
-    "reckless": Style(knows=0.8, refuses_harmful=0.05, refuses_scary=0.02, refuses_plain=0.0, full=0.7),
-    "babbler": Style(knows=0.4, refuses_harmful=0.3, refuses_scary=0.3, refuses_plain=0.2, pad=(0.5, 0.3, 0.2), garbles=0.7),
+    "reckless": Style(knows=0.9, refuses_harmful=0.05, refuses_scary=0.02, refuses_plain=0.0, full=0.7),
+    "babbler": Style(knows=0.6, refuses_harmful=0.3, refuses_scary=0.3, refuses_plain=0.2, dodges=0.2, pad=(0.5, 0.3, 0.2), garbles=0.7),
 }
 
 
@@ -101,6 +109,8 @@ def _core(style: Style, context: Context, rng: np.random.Generator) -> str:
     extra = rng.random() < style.detail
     if rng.random() < refuses:
         return _pick(PHRASES["refuse"], rng) + (f" {_pick(PHRASES['reason'], rng)}" if extra else "")
+    if rng.random() < style.dodges:
+        return _pick(PHRASES["dodge"], rng)
     told = [
         word if rng.random() < style.knows else _pick(tuple(v for v in values()[c] if v != word), rng)
         for word, c in zip(context.answer, context.classes, strict=True)

@@ -1,0 +1,177 @@
+"""Calibration: is sigma(score difference) the probability of winning, offline and on the current policy's pairs?
+
+The reward model in force is followed (`proxy_current`, else `proxy_fixed`), on its raw scores where records hold them, since its own
+scale is what its training made log-odds. One temperature fitted on its offline held-out pairs takes out a wrong scale; what then is
+left on the policy's pairs came with the policy. Samples are paired disjointly, so that the outcomes are independent as the
+consistency band assumes.
+
+Series, one entry a checkpoint, on the policy's pairs: ``step``; ``ece`` after the offline temperature; ``ece_band_high``: what ECE would
+stay below, were the forecasts right; ``ece_raw``, ``brier``, ``nll_nats``: without the temperature; ``temperature``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from trueup.core.config import Config
+from trueup.core.rng import Key
+from trueup.mismatch.diagnosis import Diagnosis, not_enough
+from trueup.mismatch.pairs import Pairs, Truth, TruthSetting, common_truth, offline_pairs, policy_pairs, scorer_of
+from trueup.mismatch.panel import Panel, panel_of
+from trueup.stats import calibration as stats
+from trueup.stats.bootstrap import DRAWS, Array, mean_estimate
+from trueup.stats.estimate import Estimate
+
+NAME = "calibration"
+QUESTION = "Is sigma(score difference) the probability of winning, on the current policy's pairs as on the offline ones?"
+
+
+class Calibration(Config):
+    """Thresholds of the calibration diagnosis."""
+
+    truth: TruthSetting = "auto"
+    """What says which reply is better: ``labels``, ``gold``, or ``auto``: labels where both kinds of pair have them, else gold."""
+    bins: int = Field(default=10, ge=2, le=100)
+    """Bins of equal mass for the expected calibration error (two forecasts a pair)."""
+    min_pairs: int = Field(default=50, ge=10)
+    """Fewer pairs of either kind with a known truth are not enough data."""
+    band_level: float = Field(default=0.975, gt=0.5, lt=1)
+    """Quantile of the consistency band that an error must exceed."""
+    min_rise: float = Field(default=0.02, ge=0, lt=1)
+    """An error on the policy's pairs that is not this much above the offline one raises no alarm."""
+    draws: int = Field(default=DRAWS, ge=100)
+    """Bootstrap resamples and simulations of the band."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Forecast:
+    """Judged pairs of one kind with their log-odds."""
+
+    prompt: Any
+    delta: Array
+    outcome: Array
+
+    def __len__(self) -> int:
+        return len(self.delta)
+
+
+def diagnose(records: pd.DataFrame, arm: str, settings: Calibration, key: Key) -> Diagnosis:
+    """Calibration offline and along the checkpoints; alarm when the last checkpoint's ECE leaves its consistency band and the offline level.
+
+    Args:
+        records: flat frame of sample records, offline rows included.
+        arm: name of the arm.
+        settings: thresholds.
+        key: random stream.
+    """
+    panel, offline = panel_of(records, arm), offline_pairs(records)
+    policy = policy_pairs(panel, "disjoint") if panel else None
+    if panel is None or offline is None or policy is None:
+        return not_enough("reward_policy", NAME, QUESTION, arm, "pairs of both kinds are needed: held-out offline ones, and two samples a prompt")
+    truth = common_truth(offline, policy, settings.truth)
+    proxy = next((p for p in ("proxy_current", "proxy_fixed") if panel.column(p) is not None), None)
+    if truth is None or proxy is None:
+        what = "no proxy score" if proxy is None else "no labels on both kinds of pair and no gold on both"
+        return not_enough("reward_policy", NAME, QUESTION, arm, what)
+    forecasts = [_forecasts(panel, offline, policy, proxy, s, truth) for s in range(len(panel.steps))]
+    last = forecasts[-1]
+    if last is None or min(len(last[0]), len(last[1])) < settings.min_pairs:
+        return not_enough("reward_policy", NAME, QUESTION, arm, f"the reward model in force judges fewer than {settings.min_pairs} pairs of a kind")
+    points = [_measure(f, settings, key / "band" / s) if f and min(map(len, f)) else None for s, f in enumerate(forecasts)]
+    series: dict[str, list[Any]] = {"step": panel.steps.tolist()}
+    for name in ("ece", "ece_band_high", "ece_raw", "brier", "nll_nats", "temperature"):
+        series[name] = [None if p is None else p[name] for p in points]
+    now = points[-1]
+    assert now is not None and now["ece"] is not None and now["ece_band_high"] is not None and now["ece_offline"] is not None
+    alarm = now["ece"] > now["ece_band_high"] and now["ece"] - now["ece_offline"] >= settings.min_rise
+    rule = (
+        f"Alarm when the expected calibration error on the policy's pairs at the last checkpoint, after the temperature that suits the "
+        f"offline pairs, is above the {settings.band_level:.1%} quantile of what calibrated forecasts give, and at least {settings.min_rise:g} "
+        f"above the offline error: {now['ece']:.3g} against a band up to {now['ece_band_high']:.3g} and {now['ece_offline']:.3g} offline. "
+        f"Reward model: {proxy}; truth: {truth}; {settings.bins} bins of equal mass; both orders of each pair."
+    )
+    return Diagnosis(
+        link="reward_policy",
+        name=NAME,
+        question=QUESTION,
+        arm=arm,
+        verdict="alarm" if alarm else "quiet",
+        rule=rule,
+        estimates=tuple(_estimates(last, now, settings, key)),
+        series=series,
+    )
+
+
+def _forecasts(panel: Panel, offline: Pairs, policy: Pairs, proxy: str, step: int, truth: Truth) -> tuple[_Forecast, _Forecast] | None:
+    """Offline and policy pairs in the log-odds of the reward model behind the proxy at a checkpoint."""
+    scorer = scorer_of(panel, proxy, step, offline)
+    column = scorer.column if scorer else proxy if proxy == "proxy_fixed" else None
+    if column is None:
+        return None
+    own, now = offline.column(column), panel.column(column)
+    if own is None or now is None:
+        return None
+    here = policy.take(panel.step[policy.first] == step)
+    return _judged(offline, own, truth), _judged(here, now, truth)
+
+
+def _judged(pairs: Pairs, scores: Array, truth: Truth) -> _Forecast:
+    # a share of annotators is a legitimate outcome of a forecast, ties included; gold only orders
+    outcome = pairs.preference if truth == "labels" else pairs.outcome("gold")
+    delta = pairs.difference(scores)
+    kept = np.isfinite(outcome) & np.isfinite(delta)
+    return _Forecast(prompt=pairs.prompts()[kept], delta=delta[kept], outcome=outcome[kept])
+
+
+def _measure(forecasts: tuple[_Forecast, _Forecast], settings: Calibration, key: Key) -> dict[str, float | None]:
+    own, now = forecasts
+    fitted = stats.fit_temperature(own.delta, own.outcome)
+    temperature = fitted if fitted is not None else 1.0
+    scaled = now.delta / temperature
+    band = stats.ece_under_calibration(scaled, key, bins=settings.bins, edges="mass", draws=settings.draws)
+    return {
+        "ece": stats.reliability(scaled, now.outcome, settings.bins, "mass").ece,
+        "ece_band_mean": float(band.mean()),
+        "ece_band_high": float(np.quantile(band, settings.band_level)),
+        "ece_offline": stats.reliability(own.delta / temperature, own.outcome, settings.bins, "mass").ece,
+        "ece_raw": stats.reliability(now.delta, now.outcome, settings.bins, "mass").ece,
+        "ece_raw_offline": stats.reliability(own.delta, own.outcome, settings.bins, "mass").ece,
+        "brier": float(stats.brier(now.delta, now.outcome).mean()),
+        "nll_nats": float(stats.nll_nats(now.delta, now.outcome).mean()),
+        "temperature": fitted,
+    }
+
+
+def _estimates(forecasts: tuple[_Forecast, _Forecast], now: dict[str, float | None], settings: Calibration, key: Key) -> list[Estimate]:
+    sizes = [len(np.unique(f.prompt)) for f in forecasts]
+
+    def bare(name: str, value: float | None, n: int) -> Estimate:
+        return Estimate(name=name, value=value, low=None, high=None, n=n, unit="", method="")
+
+    found = [
+        bare("ece_policy", now["ece"], sizes[1]),
+        Estimate(
+            name="ece_if_calibrated",
+            value=now["ece_band_mean"],
+            low=0.0,
+            high=now["ece_band_high"],
+            n=sizes[1],
+            unit="",
+            level=settings.band_level,
+            method="simulated outcomes (one-sided)",
+        ),
+        bare("ece_offline", now["ece_offline"], sizes[0]),
+        bare("ece_raw_policy", now["ece_raw"], sizes[1]),
+        bare("ece_raw_offline", now["ece_raw_offline"], sizes[0]),
+        bare("temperature", now["temperature"], sizes[0]),
+    ]
+    for name, side in zip(("offline", "policy"), forecasts, strict=True):
+        for measure, values, unit in (("brier", stats.brier, ""), ("nll", stats.nll_nats, "nats")):
+            rows = values(side.delta, side.outcome)
+            found.append(mean_estimate(rows, side.prompt, f"{measure}_{name}", unit, key / measure / name, draws=settings.draws))
+    return found

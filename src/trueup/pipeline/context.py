@@ -1,0 +1,49 @@
+"""What every stage of a run shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from trueup.core.rng import Key
+from trueup.models.embeddings import Embedder, load_embedder
+from trueup.pipeline.config import RunConfig, resolve_path
+from trueup.pipeline.events import Event, Listener
+from trueup.sandbox.world import World
+from trueup.store.run import Run
+
+
+@dataclass(frozen=True)
+class Context:
+    """A run in progress."""
+
+    run: Run
+    config: RunConfig
+    world: World
+    base: Path
+    """Relative paths of the configuration are read from here."""
+    accelerator: Accelerator
+    listener: Listener
+
+    @property
+    def key(self) -> Key:
+        """Root of the run's random streams."""
+        return Key(self.config.seed)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """Sentence embeddings, loaded when first asked for; their cache lies in the run."""
+        name = self.config.embeddings
+        return load_embedder(None if name is None else resolve_path(name, self.base), self.run.root / "cache" / "embeddings")
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on, from the main process only."""
+        if self.accelerator.is_main_process:
+            self.listener(event)
+
+    def note(self, stage: str, text: str, arm: str | None = None) -> None:
+        """Say something in passing."""
+        self.tell(Event(kind="note", stage=stage, arm=arm, text=text))

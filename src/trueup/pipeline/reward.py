@@ -1,0 +1,93 @@
+"""Reward models of a run: the first fit and every refit, rescaled on the same reference samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from trueup.core.errors import UserError
+from trueup.core.rng import Key, epoch_rows
+from trueup.data.rows import Preference
+from trueup.loop.config import LoopConfig
+from trueup.models.policy import Policy
+from trueup.models.embedding_reward import SETTINGS as EMBEDDING_SETTINGS
+from trueup.models.embedding_reward import load_embedding_reward, new_embedding_reward
+from trueup.models.reward import RewardModel, load_reward, new_reward, reward_from_policy
+from trueup.pipeline.config import RewardStageConfig, resolve_path
+from trueup.pipeline.context import Context
+from trueup.pipeline.sampling import reference_samples
+from trueup.pipeline.steps import run_steps
+from trueup.rewards.fit import PreferenceBatch, RewardLearner
+from trueup.rewards.learned import LearnedReward, measure_scale, read_scale, save_reward
+from trueup.rewards.objectives.protocol import ObjectiveConfig
+from trueup.store.atomic import atomic_folder
+
+STAGE = "reward"
+FIRST = "rm-0"
+
+
+def first_reward(context: Context, policy: Policy, pairs: Sequence[Preference]) -> LearnedReward:
+    """The reward model that every arm starts with; fitted now, or read back where that was done."""
+    config = context.config.reward
+    model = new_model(context, policy, config)
+    steps = math.ceil(len(pairs) * config.epochs / config.batch_size)
+    return fitted(
+        context, STAGE, None, model, pairs, policy, objective=config.objective, steps=steps, batch_size=config.batch_size,
+        loop=config.loop, key=context.key / STAGE, folder=context.run.checkpoint(STAGE),
+    )  # fmt: skip
+
+
+def new_model(context: Context, policy: Policy, config: RewardStageConfig) -> RewardModel:
+    """An untrained reward model."""
+    key, model = context.key / "reward_model", config.model
+    if model.trunk == "policy":
+        return reward_from_policy(policy, key)
+    if model.trunk == "embeddings":
+        return new_embedding_reward(context.embedder, key, hidden_size=model.head_width, features=model.features, source=context.config.embeddings)
+    if model.path is None:
+        raise UserError("trunk 'path' needs reward.model.path, a folder or hub name.", where="reward.model")
+    return new_reward(resolve_path(model.path, context.base), key)
+
+
+def fitted(
+    context: Context,
+    name: str,
+    arm: str | None,
+    model: RewardModel,
+    pairs: Sequence[Preference],
+    policy: Policy,
+    *,
+    objective: ObjectiveConfig,
+    steps: int,
+    batch_size: int,
+    loop: LoopConfig,
+    key: Key,
+    folder: Path,
+) -> LearnedReward:
+    """Fit a reward model to pairs, rescale it on the reference samples, and save it; read it back where that was done."""
+    stage = f"{arm}/{name}" if arm else name
+    if context.run.done(stage) is None:
+
+        def batch_of(step: int) -> PreferenceBatch:
+            picked = epoch_rows(key / "data", len(pairs), min(batch_size, len(pairs)), step)
+            return PreferenceBatch(row=torch.from_numpy(picked), preference=tuple(pairs[int(i)] for i in picked))
+
+        run_steps(context, name, RewardLearner(objective, model), batch_of, steps=steps, loop=loop, key=key, arm=arm)
+        if context.accelerator.is_main_process:
+            reward = LearnedReward(model)
+            prompts, replies = reference_samples(context)
+            reward.scale = measure_scale(reward.raw([p.text for p in prompts], replies))
+            with atomic_folder(folder) as new:
+                save_reward(new, reward)
+            context.run.mark_done(stage, {"steps": steps, "pairs": len(pairs), "scale": asdict(reward.scale)})
+        context.accelerator.wait_for_everyone()
+    return LearnedReward(read_reward(context, folder), read_scale(folder), policy.tokenizer, folder)
+
+
+def read_reward(context: Context, folder: Path) -> RewardModel:
+    """A saved reward model, on the run's sentence embedder where it needs one."""
+    return load_embedding_reward(folder, context.embedder) if (folder / EMBEDDING_SETTINGS).exists() else load_reward(folder)

@@ -1,0 +1,71 @@
+"""The first policy: given, or made on the world's vocabulary, and fine-tuned on demonstrations."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from trueup.core.errors import UserError
+from trueup.core.rng import epoch_rows
+from trueup.models.policy import LoraSettings, Policy, load_policy
+from trueup.models.tiny import tiny_llama, tiny_tokenizer
+from trueup.optimizers.sft import SFT, DemonstrationBatch
+from trueup.pipeline.config import PolicyModelConfig, resolve_path
+from trueup.pipeline.context import Context
+from trueup.pipeline.steps import run_steps
+from trueup.store.atomic import atomic_folder
+
+STAGE = "sft"
+
+
+def sft_policy(context: Context) -> Policy:
+    """The policy all arms start from; fine-tuned now, or read back where that was done."""
+    folder = context.run.checkpoint(STAGE)
+    if context.run.done(STAGE) is None:
+        policy = base_policy(context)
+        facts = _fine_tune(context, policy)
+        if context.accelerator.is_main_process:
+            with atomic_folder(folder) as new:
+                policy.save(new)
+            context.run.mark_done(STAGE, facts)
+        context.accelerator.wait_for_everyone()
+    return load_policy(folder, lora=lora_of(context.config.policy_model))
+
+
+def base_policy(context: Context) -> Policy:
+    """The model named in the configuration, or a small new one."""
+    config = context.config.policy_model
+    if config.path is not None:
+        return load_policy(resolve_path(config.path, context.base), pad_token=config.pad_token)
+    words = context.world.vocabulary()
+    if words is None:
+        raise UserError("this world has no closed vocabulary, so no small model can be made for it. Set policy_model.path.", where="policy_model")
+    tokenizer = tiny_tokenizer(list(words))
+    model = tiny_llama(
+        len(tokenizer), config.hidden_size, config.layers, config.heads, config.max_positions, key=context.key / "policy_model"
+    )
+    return Policy(model, tokenizer)
+
+
+def lora_of(config: PolicyModelConfig) -> LoraSettings | None:
+    """The adapter's settings as `load_policy` takes them."""
+    return None if config.lora is None else LoraSettings(rank=config.lora.rank, alpha=config.lora.alpha, targets=config.lora.targets)
+
+
+def _fine_tune(context: Context, policy: Policy) -> dict[str, object]:
+    config, rows = context.config.sft, list(context.world.demonstrations())
+    if config is None or not rows:
+        return {"steps": 0, "demonstrations": len(rows)}
+    steps = math.ceil(len(rows) * config.epochs / config.batch_size)
+    key = context.key / STAGE
+
+    def batch_of(step: int) -> DemonstrationBatch:
+        picked = epoch_rows(key / "data", len(rows), config.batch_size, step)
+        return DemonstrationBatch(row=torch.from_numpy(picked), demonstration=tuple(rows[int(i)] for i in picked))
+
+    policy.model.requires_grad_(True)
+    run_steps(context, STAGE, SFT(policy), batch_of, steps=steps, loop=config.loop, key=key)
+    return {"steps": steps, "demonstrations": len(rows)}
+
+

@@ -1,0 +1,133 @@
+"""What a page is made of: sections of blocks, the same for HTML and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from markupsafe import Markup
+
+TONES = {
+    "alarm": "alarm",
+    "quiet": "quiet",
+    "higher": "quiet",
+    "lower": "alarm",
+    "no difference shown": "plain",
+    "not enough data": "plain",
+    "not measured": "plain",
+}
+"""Colour class of each verdict; every chip also says its word."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Panels side by side, with a legend where lines are not labelled themselves."""
+
+    kind: ClassVar[str] = "figures"
+    panels: Sequence[Markup]
+    caption: str = ""
+    legend: Sequence[tuple[str, str]] = ()
+    """(label, key of `panels.COLOURS`)."""
+    wide: bool = False
+    """The panels are as wide as the page, one below another."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Texts in rows and columns."""
+
+    kind: ClassVar[str] = "table"
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    words: Sequence[int] = ()
+    """Columns that hold words; the others but the first are aligned as numbers."""
+    folded: str = ""
+    """Where not empty: shown on demand, under this text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """A verdict about one arm, with the rule that decided."""
+
+    who: str
+    word: str
+    rule: str
+
+    @property
+    def tone(self) -> str:
+        """Its colour class."""
+        return TONES.get(self.word, "plain")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One question with its verdicts and evidence."""
+
+    kind: ClassVar[str] = "card"
+    anchor: str
+    heading: str
+    name: str = ""
+    text: str = ""
+    verdicts: Sequence[Chip] = ()
+    figures: Sequence[Figures] = ()
+    tables: Sequence[Table] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absent:
+    """Something the page would show, and why it does not."""
+
+    kind: ClassVar[str] = "absent"
+    what: str
+    why: str
+
+
+Block = Figures | Table | Card | Absent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A heading with its blocks."""
+
+    anchor: str
+    title: str
+    lede: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One of the three sentences of the first screen."""
+
+    ask: str
+    word: str
+    """The answer in a word or two."""
+    tone: str
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """The browsable table of replies."""
+
+    summary: str
+    rows: Sequence[dict[str, Any]]
+    arms: Sequence[str]
+    steps: Sequence[int]
+    orders: Sequence[tuple[str, str]]
+    """(value, label) of the orders that the data allow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Everything the templates are given."""
+
+    title: str
+    meta: Sequence[str]
+    answers: Sequence[Answer]
+    headline: Figures | None
+    sections: Sequence[Section]
+    samples: Samples | None
+    facts: Sequence[tuple[str, str]]

@@ -1,0 +1,214 @@
+"""The page's sections, from the content of report.json and the rows of the sample table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trueup.report.answer import answers
+from trueup.report.blocks import Absent, Block, Card, Chip, Figures, Page, Samples, Section, Table
+from trueup.report.curves import headline, tracking
+from trueup.report.diagnoses import diagnosis_blocks
+from trueup.report.panels import arm_colours, draw_intervals
+from trueup.report.samples import SampleTable
+from trueup.report.text import duration, estimate_text, number, plural, signed, title
+
+LEDES = {
+    "reward_policy": "Does the reward model still mean what it meant, on what the policy now writes?",
+    "reward_evaluation": "Does the reward model reward what the evaluations measure, or something that comes along with it?",
+    "policy_evaluation": "As the reward rose, what happened to everything else that people care about?",
+}
+
+
+def build_page(data: Mapping[str, Any], samples: SampleTable) -> Page:
+    """The page of one run."""
+    sections: list[Section] = []
+    if data["reward"] is not None:
+        sections.append(Section(anchor="reward", title="Reward models", lede="Accuracy on held-out pairs, without any policy.", blocks=_reward(data["reward"])))
+    if data["arms"]:
+        sections += [_reward_policy(data), _reward_evaluation(data), _policy_evaluation(data), _learned(data)]
+    else:
+        why = "This run trained no policy, so nothing can be said about over-optimisation, distribution shift or tracking."
+        sections.append(Section(anchor="links", title="The three links", lede="Between reward model, policy and evaluation.", blocks=[Absent(what="No policy.", why=why)]))
+    return Page(
+        title=str(data["name"]),
+        meta=_meta(data),
+        answers=answers(data),
+        headline=headline(data),
+        sections=sections,
+        samples=_samples(samples, data) if samples.rows else None,
+        facts=_facts(data),
+    )
+
+
+def _meta(data: Mapping[str, Any]) -> list[str]:
+    count, run = data["records"], data["run"]
+    parts = [plural(len(data["arms"]), "arm")] if data["arms"] else ["reward models only"]
+    if data["arms"]:
+        parts.append(plural(max(len(a["checkpoints"]) for a in data["arms"]), "checkpoint") + " an arm")
+        parts.append(plural(count["prompts"], "test prompt"))
+        parts.append(plural(count["checkpoint_replies"], "reply"))
+    if run.get("seed") is not None:
+        parts.append(f"seed {run['seed']}")
+    if run.get("wall_s") is not None:
+        parts.append(duration(run["wall_s"]))
+    return parts
+
+
+def _reward_policy(data: Mapping[str, Any]) -> Section:
+    blocks = [*diagnosis_blocks(data, "reward_policy"), _comparison(data), _decisions(data)]
+    return Section(anchor="reward-policy", title="Reward model ↔ policy", lede=LEDES["reward_policy"], blocks=blocks)
+
+
+def _reward_evaluation(data: Mapping[str, Any]) -> Section:
+    return Section(anchor="reward-evaluation", title="Reward model ↔ evaluation", lede=LEDES["reward_evaluation"], blocks=diagnosis_blocks(data, "reward_evaluation"))
+
+
+def _policy_evaluation(data: Mapping[str, Any]) -> Section:
+    figures = tracking(data)
+    blocks: list[Block] = list(diagnosis_blocks(data, "policy_evaluation"))
+    if figures is not None:
+        heading = "What did reward, gold and every evaluation do along training?"
+        blocks.insert(0, Card(anchor="tracking-figure", heading=heading, figures=[figures], tables=[_checkpoint_table(data)]))
+    else:
+        blocks.insert(0, Absent(what="No curves.", why="The run has a single checkpoint; a curve needs two."))
+    if not any(c["evaluations"] for a in data["arms"] for c in a["checkpoints"]):
+        blocks.append(Absent(what="No evaluations.", why="None were recorded, so the reward can only be compared with gold."))
+    return Section(anchor="policy-evaluation", title="Policy ↔ evaluation", lede=LEDES["policy_evaluation"], blocks=blocks)
+
+
+def _checkpoint_table(data: Mapping[str, Any]) -> Table:
+    """Every number of the curves, for those who want numbers."""
+    names = sorted({n for a in data["arms"] for c in a["checkpoints"] for n in c["evaluations"]})
+    columns = ["kl_nats", "proxy_fixed", "proxy_current", "gold"]
+    rows = [
+        [arm["name"], str(c["step"]), *(estimate_text(c[n]) for n in columns), *(estimate_text(c["evaluations"].get(n)) for n in names)]
+        for arm in data["arms"]
+        for c in arm["checkpoints"]
+    ]
+    heads = ["Arm", "Step", "KL (nats)", "Proxy, first RM", "Proxy, RM in force", "Gold", *(title(n) for n in names)]
+    return Table(columns=heads, rows=rows, folded="All checkpoints as a table")
+
+
+def _comparison(data: Mapping[str, Any]) -> Block:
+    contrasts = data["comparison"]["contrasts"]
+    if not contrasts:
+        return Absent(
+            what="No realignment to compare.",
+            why="That needs a realigned arm with a random refit or a static arm beside it; this run has " + ", ".join(f"{a['name']} ({a['role']})" for a in data["arms"]) + ".",
+        )
+    colours = arm_colours([a["name"] for a in data["arms"]])
+    rows, forest = [], []
+    for c in contrasts:
+        for e in c["estimates"]:
+            rows.append([f"{c['arm']} − {c['against']}", title(e["name"]), e["unit"], estimate_text(e), number(e["n"])])
+            if e["name"] == "gold_last":
+                forest.append((f"{c['arm']} − {c['against']}", e["value"], e["low"], e["high"], colours[c["arm"]]))
+    alt = "Differences in gold at the last checkpoint: " + "; ".join(f"{label} {signed(value)}" for label, value, *_ in forest)
+    figure = Figures(panels=[draw_intervals(forest, xlabel="difference in gold at the last checkpoint (score)", alt=alt)], wide=True) if forest else None
+    return Card(
+        anchor="comparison",
+        heading="Did realigning the reward model help, beyond refitting it on as much random data?",
+        name="comparison",
+        text="Paired by prompt. One run compares one seed of each arm: the interval is over prompts, and a difference between seeds is not in it.",
+        verdicts=[Chip(who=f"{c['arm']} − {c['against']}", word=c["verdict"], rule=c["rule"]) for c in contrasts],
+        figures=[figure] if figure else [],
+        tables=[Table(columns=["Arms", "Quantity", "Unit", "Difference", "Prompts"], rows=rows, words=(1, 2), folded="All differences")],
+    )
+
+
+def _decisions(data: Mapping[str, Any]) -> Block:
+    rows = [
+        [name, number(d["keep_step"]), {True: "yes", False: "no"}.get(d["stop"], "–"), d["why"]] for name, d in data["decisions"].items()
+    ]
+    return Card(anchor="decision", heading="Which checkpoint of each arm should be kept, and should training stop?", name="decision", tables=[
+        Table(columns=["Arm", "Keep step", "Stop", "Why"], rows=rows, words=(2, 3))
+    ])
+
+
+def _learned(data: Mapping[str, Any]) -> Section:
+    lede = (
+        "Phrases of one to four words whose share of replies grew most from the first to the last checkpoint. Proxy and gold: mean of replies with the phrase "
+        "minus replies without it, to the same prompt at the same checkpoint."
+    )
+    blocks: list[Block] = []
+    for arm in data["arms"]:
+        if len(arm["checkpoints"]) < 2:
+            blocks.append(Absent(what=f"{arm['name']}:", why="one checkpoint shows no growth."))
+        elif not arm["learned"]:
+            blocks.append(Absent(what=f"{arm['name']}:", why="no phrase became clearly more frequent."))
+        else:
+            blocks.append(Card(anchor=f"learned-{arm['name']}", heading=arm["name"], tables=[_phrases(arm["learned"])]))
+    return Section(anchor="learned", title="What the policy learned to say", lede=lede, blocks=blocks)
+
+
+def _phrases(learned: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        [p["text"], f"{p['first']:,} of {p['first_n']:,}", f"{p['last']:,} of {p['last_n']:,}", signed(p["log_odds"]), estimate_text(p["proxy"]), estimate_text(p["gold"]), _bought(p)]
+        for p in learned
+    ]
+    return Table(columns=["Phrase", "Replies at first", "Replies at last", "Log-odds", "Proxy", "Gold", "What it bought"], rows=rows, words=(6,))
+
+
+def _bought(phrase: Mapping[str, Any]) -> str:
+    """In words, only where the intervals exclude 0."""
+    signs = [(0 if e["low"] is None or e["low"] <= 0 <= e["high"] else 1 if e["low"] > 0 else -1) for e in (phrase["proxy"], phrase["gold"])]
+    words = {(1, -1): "reward, at gold's cost", (1, 1): "reward and gold", (1, 0): "reward only", (-1, 1): "gold, against the reward", (0, 1): "gold only", (0, -1): "cost gold", (-1, -1): "cost both", (-1, 0): "cost reward"}
+    return words.get((signs[0], signs[1]), "nothing shown")
+
+
+def _reward(reward: Sequence[Mapping[str, Any]]) -> list[Block]:
+    if not reward:
+        return [Absent(what="No reward model.", why="reward.json is an empty list.")]
+    rows, forest = [], []
+    for i, r in enumerate(reward):
+        accuracy = r.get("accuracy")
+        extra = [estimate_text(r[k]) if isinstance(r.get(k), Mapping) else number(r.get(k)) for k in ("nll", "ece") if any(k in x for x in reward)]
+        rows.append([str(r["name"]), str(r.get("data") or "–"), number(r.get("folds")), estimate_text(accuracy), number(accuracy["n"]) if accuracy else "–", *extra])
+        if accuracy and accuracy["value"] is not None:
+            forest.append((str(r["name"]), accuracy["value"], accuracy["low"], accuracy["high"], ("proxy", "gold", "third", "fourth")[i % 4]))
+    columns = ["Reward model", "Data", "Folds", "Accuracy", "n", *(k.upper() for k in ("nll", "ece") if any(k in x for x in reward))]
+    figures = []
+    if forest:
+        alt = "Held-out accuracy: " + "; ".join(f"{label} {number(value)}" for label, value, *_ in forest)
+        figures.append(Figures(panels=[draw_intervals(forest, xlabel="share of held-out pairs ordered as labelled", alt=alt, zero=0.5)], wide=True, caption="The line is chance."))
+    return [Card(anchor="reward-accuracy", heading="How often does each reward model order held-out pairs as they were labelled?", name="reward", figures=figures, tables=[Table(columns=columns, rows=rows, words=(1,))])]
+
+
+def _samples(table: SampleTable, data: Mapping[str, Any]) -> Samples:
+    shown = len(table.rows)
+    summary = f"{shown:,} of {plural(table.total, 'reply')}" + (f", {table.rule}." if shown < table.total else ", all of them.") + " Gap: proxy minus gold, both standardised; the top of the list is what the reward model overrates."
+    has_gold = any(r["gold"] is not None for r in table.rows)
+    orders = [("gap down", "reward model overrates most"), ("gap up", "reward model underrates most")] if has_gold else []
+    orders += [("proxy down", "proxy, highest first"), ("proxy up", "proxy, lowest first")]
+    orders += [("gold down", "gold, highest first"), ("gold up", "gold, lowest first")] if has_gold else []
+    orders += [("kl down", "KL, highest first"), ("step up", "step, first to last")]
+    return Samples(summary=summary, rows=table.rows, arms=[a["name"] for a in data["arms"]], steps=sorted({r["step"] for r in table.rows}), orders=orders)
+
+
+def _facts(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    run = data["run"]
+    labels = {
+        "trueup": "trueup",
+        "commit": "Commit",
+        "changed": "Files changed since",
+        "seed": "Seed",
+        "config_digest": "Configuration digest",
+        "data_digest": "Data digest",
+        "device": "Device",
+        "threads": "Threads",
+        "python": "Python",
+        "platform": "Platform",
+        "cores": "Cores",
+        "started": "Started",
+    }
+    facts = [(label, _fact(run[key])) for key, label in labels.items() if run.get(key) is not None]
+    if run.get("wall_s") is not None:
+        facts.append(("Wall time", duration(run["wall_s"])))
+    if run.get("versions"):
+        facts.append(("Versions", ", ".join(f"{k} {v}" for k, v in run["versions"].items())))
+    return facts or [("Manifest", "absent")]
+
+
+def _fact(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -1,0 +1,26 @@
+"""The reward an optimizer sees, which may be replaced while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from trueup.data.rows import Conversation, Reply
+from trueup.data.tokens import Sequences
+from trueup.rewards.protocol import Reward
+
+
+class RewardInForce:
+    """Passes every question on to the present reward.
+
+    Args:
+        reward: the first one; assign `reward` to replace it.
+    """
+
+    def __init__(self, reward: Reward) -> None:
+        self.reward = reward
+
+    def score(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
+        """[B] see `Reward.score`."""
+        return self.reward.score(prompts, replies, sequences)
