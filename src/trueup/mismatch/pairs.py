@@ -165,6 +165,23 @@ def scorer_of(panel: Panel, proxy: str, step: int, offline: Pairs, *, tolerance:
     return best
 
 
+def wins_over_first(panel: Panel) -> Array | None:
+    """[N] Share of the labels that prefer a row's reply to one of the first checkpoint's; 1/2 at the first checkpoint itself.
+
+    None where no label compares a later checkpoint with the first.
+    """
+    labels = _label_table(panel.rows)
+    first, second, won = (labels[c].to_numpy() for c in ("first", "second", "preference"))
+    # rows are sorted by step, so only the second of a pair can be the later one
+    across = (panel.step[first] == 0) & (panel.step[second] > 0)
+    if not across.any():
+        return None
+    sums = np.bincount(second[across], weights=1 - won[across].astype(float), minlength=len(panel.rows))
+    counts = np.bincount(second[across], minlength=len(panel.rows))
+    wins = np.divide(sums, counts, out=np.full(len(panel.rows), np.nan), where=counts > 0)
+    return np.where(panel.step == 0, 0.5, wins)
+
+
 def _within(group: NDArray[np.int64], pairing: Pairing) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of positions in the same run of a grouped column [N]."""
     n = len(group)
@@ -182,10 +199,12 @@ def _within(group: NDArray[np.int64], pairing: Pairing) -> tuple[NDArray[np.int6
 
 def _label_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Labels of pairs that are both in ``rows``: positions first < second, and the mean preference for the first."""
-    place = {sample: i for i, sample in enumerate(rows["sample_id"])}
+    if "labels" not in rows:
+        return pd.DataFrame({"first": np.zeros(0, np.int64), "second": np.zeros(0, np.int64), "preference": np.zeros(0)})
+    place = {sample: i for i, sample in enumerate(rows["sample_id"].tolist())}
     found = [
         (i, place[label["other_sample_id"]], label["annotator"], float(label["preference"]))
-        for i, labels in enumerate(rows["labels"] if "labels" in rows else ())
+        for i, labels in enumerate(rows["labels"])
         for label in _labels(labels)
         if label["other_sample_id"] in place
     ]

@@ -69,7 +69,7 @@ class Panel:
         place = (self.prompt * len(self.steps) + self.step)[present]
         shape = (len(self.prompts), len(self.steps))
         size = shape[0] * shape[1]
-        sums = np.bincount(place, weights=values[present], minlength=size).reshape(shape)
+        sums = np.bincount(place, weights=values[present], minlength=size).reshape(shape).astype(float)
         return Cells(sums=sums, counts=np.bincount(place, minlength=size).reshape(shape).astype(float))
 
     def column_cells(self, name: str) -> Cells | None:

@@ -26,13 +26,15 @@ def answers(data: Mapping[str, Any]) -> list[Answer]:
 
 def _fall(data: Mapping[str, Any]) -> Answer:
     arm = data["main_arm"]
-    checkpoints = next((a["checkpoints"] for a in data["arms"] if a["name"] == arm), [])
+    checkpoints: list[dict[str, Any]] = next((a["checkpoints"] for a in data["arms"] if a["name"] == arm), [])
     found = next((d for d in data["diagnoses"] if d["name"] == "over_optimisation" and d["arm"] == arm), None)
     rise = _change(checkpoints, "proxy_fixed")
     risen = "" if rise is None else f"proxy moved by {signed(rise)} from the first checkpoint to the last"
     if found is None or found["verdict"] == "not enough data":
         why = "the question was not asked" if found is None else found["rule"].removeprefix("Not enough data: ").rstrip(".")
-        return Answer(ask=ASK_FALL, word="Cannot be said", tone="plain", sentence=_sentence(f"In arm {arm} {why}" + (f"; {risen}" if risen else "")))
+        return Answer(
+            ask=ASK_FALL, word="Cannot be said", tone="plain", sentence=_sentence(f"In arm {arm} {why}" + (f"; {risen}" if risen else ""))
+        )
     gain, drop = _named(found["estimates"], "gain"), _named(found["estimates"], "drop")
     numbers = f"gold rose by {_with(gain)} to its peak and then lost {_with(drop)}" if drop else "gold was followed to the last checkpoint"
     if found["verdict"] == "alarm":
@@ -40,7 +42,9 @@ def _fall(data: Mapping[str, Any]) -> Answer:
     else:
         word, tone = "Not shown", "quiet"
         numbers += ", which is no fall that the rule counts"
-    return Answer(ask=ASK_FALL, word=word, tone=tone, sentence=_sentence(f"In arm {arm} {risen or 'the proxy was followed'}, while {numbers}"))
+    return Answer(
+        ask=ASK_FALL, word=word, tone=tone, sentence=_sentence(f"In arm {arm} {risen or 'the proxy was followed'}, while {numbers}")
+    )
 
 
 def _keep(data: Mapping[str, Any]) -> Answer:
@@ -48,23 +52,44 @@ def _keep(data: Mapping[str, Any]) -> Answer:
     if decision is None or decision["keep_step"] is None:
         why = "the run has no checkpoints" if decision is None else decision["why"]
         return Answer(ask=ASK_KEEP, word="Cannot be said", tone="plain", sentence=_sentence(why))
-    return Answer(ask=ASK_KEEP, word=f"Step {decision['keep_step']}", tone="note", sentence=_sentence(f"Arm {decision['arm']}: {decision['why']}"))
+    word, gain, loss = (
+        f"Step {decision['keep_step']}",
+        _named(decision["evidence"], "gain_of_kept"),
+        _named(decision["evidence"], "loss_after_kept"),
+    )
+    if gain is None or loss is None:
+        return Answer(ask=ASK_KEEP, word=word, tone="plain", sentence=_sentence(f"Arm {decision['arm']}: {decision['why']}"))
+    said = f"In arm {decision['arm']} it gained {_with(gain)} in {decision['basis']} over the first checkpoint"
+    last = next(a["checkpoints"][-1]["step"] for a in data["arms"] if a["name"] == decision["arm"])
+    if decision["keep_step"] == last:
+        said += ", and nothing was gained by stopping earlier"
+    else:
+        said += f", and the last one, step {last}, is {_with(loss)} below it"
+    said += "; both measured on prompts that did not choose it. " + (
+        "Training on does harm: stop." if decision["stop"] else "Nothing shown speaks for stopping."
+    )
+    return Answer(ask=ASK_KEEP, word=word, tone="note", sentence=_sentence(said))
 
 
 def _realigned(comparison: Mapping[str, Any], roles: Sequence[str]) -> Answer:
-    contrasts = comparison["contrasts"]
-    if comparison["verdict"] is None or not contrasts:
+    first = next((c for c in comparison["contrasts"] if c["roles"] == ["realigned", "random refit"]), None)
+    if first is None:
         missing = [r for r in ("realigned", "random refit") if r not in roles]
-        why = f"The run has no {' and no '.join(missing)} arm" if missing else "The arms share no checkpoint with gold"
-        return Answer(ask=ASK_REALIGN, word="Not measured", tone="plain", sentence=_sentence(why))
-    first = contrasts[0]
-    gold = _named(first["estimates"], "gold_last")
-    word = {"higher": "Yes, better", "lower": "Yes, worse"}.get(first["verdict"], str(first["verdict"]).capitalize())
-    if gold is None:
-        return Answer(ask=ASK_REALIGN, word=word, tone="plain", sentence=_sentence(first["rule"]))
-    said = f"At step {first['last_step']} gold of {first['arm']} minus {first['against']} is {signed(gold['value'])} {between(gold)} over {gold['n']} shared prompts of this one run"
+        return Answer(
+            ask=ASK_REALIGN, word="Not measured", tone="plain", sentence=_sentence(f"The run has no {' and no '.join(missing)} arm")
+        )
+    decisive = _named(first["estimates"], comparison["decided_by"])
+    if decisive is None:
+        return Answer(
+            ask=ASK_REALIGN, word="Not measured", tone="plain", sentence=_sentence(first["rule"].removeprefix("Not enough data: "))
+        )
+    word = {"better": "Yes, better", "worse": "Yes, worse"}.get(first["verdict"], str(first["verdict"]).capitalize())
+    where = {"gold_after_refit": "after the first refit", "gold_at_last": "at the last checkpoint", "gold_at_equal_kl": "at equal KL"}
+    which = f"{first['arm']} minus {first['against']} {where.get(decisive['name'], '')}"
+    said = f"Gold of {which} is {signed(decisive['value'])} {between(decisive)}"
     if first["verdict"] == "no difference shown":
-        said += "; the interval covers 0"
+        said += ", which covers 0"
+    said += f"; {decisive['n']} shared prompts of one run, so variation between seeds is not in it"
     return Answer(ask=ASK_REALIGN, word=word, tone=TONES.get(first["verdict"], "plain"), sentence=_sentence(said))
 
 
@@ -75,7 +100,8 @@ def _accuracy(reward: Sequence[Mapping[str, Any]]) -> Answer:
         return Answer(ask=ask, word="Not measured", tone="plain", sentence="No reward model of this run has a held-out accuracy.")
     best = max(known, key=lambda r: float(r["accuracy"]["value"]))
     accuracy = best["accuracy"]
-    said = f"{best['name']} reaches {number(100 * accuracy['value'], 1)} % [{_percent(accuracy['low'])}, {_percent(accuracy['high'])}] on held-out pairs, n = {accuracy['n']}; half is chance"
+    reached = f"{number(100 * accuracy['value'], 1)} % [{_percent(accuracy['low'])}, {_percent(accuracy['high'])}]"
+    said = f"{best['name']} reaches {reached} on held-out pairs, n = {accuracy['n']}; half is chance"
     if len(known) > 1:
         said += f"; it is the highest of {len(known)}, so the choice itself flatters it a little"
     return Answer(ask=ask, word=f"{number(100 * accuracy['value'], 1)} %", tone="note", sentence=_sentence(said))

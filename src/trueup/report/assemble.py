@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from trueup.mismatch.diagnosis import Diagnosis
 from trueup.mismatch.series import CheckpointRow
 from trueup.report.load import Findings
 
@@ -22,11 +23,13 @@ def report_data(found: Findings) -> dict[str, Any]:
             "name": arm.name,
             "role": arm.role,
             "checkpoints": [_checkpoint(row) for row in found.checkpoints[arm.name]],
+            "reliability": found.reliability[arm.name],
             "learned": [p.to_dict() for p in found.phrases[arm.name]],
         }
         for arm in found.arms
     ]
-    contrasts = [c.to_dict() for c in found.contrasts]
+    roles = {a.name: a.role for a in found.arms}
+    compared = [{"arm": arm, "against": other, "roles": [roles[arm], roles[other]], **_answer(d)} for arm, other, d in found.comparisons]
     data = {
         "schema_version": SCHEMA_VERSION,
         "name": found.name,
@@ -36,9 +39,13 @@ def report_data(found: Findings) -> dict[str, Any]:
         "diagnoses": [d.to_dict() for d in found.diagnoses],
         "decision": decisions.get(found.main_arm or ""),
         "decisions": decisions,
-        "comparison": {"verdict": _headline_verdict(contrasts), "contrasts": contrasts},
+        "comparison": {"verdict": _headline_verdict(compared), "decided_by": found.decided_by, "contrasts": compared},
         "reward": None if found.reward is None else list(found.reward),
-        "records": {"checkpoint_replies": len(found.records), "offline_replies": found.offline, "prompts": int(found.records["prompt_id"].nunique())},
+        "records": {
+            "checkpoint_replies": len(found.records),
+            "offline_replies": found.offline,
+            "prompts": int(found.records["prompt_id"].nunique()),
+        },
         "run": dict(found.manifest),
     }
     clean: dict[str, Any] = finite(data)
@@ -77,6 +84,18 @@ def _spread(column: pd.Series) -> float | None:
     return spread if spread > 0 else None
 
 
-def _headline_verdict(contrasts: Sequence[Mapping[str, Any]]) -> str | None:
+_TOLD = {"quiet": "better", "alarm": "worse"}
+
+
+def _answer(diagnosis: Diagnosis) -> dict[str, Any]:
+    """A comparison's verdict in its own words."""
+    return {
+        "verdict": _TOLD.get(diagnosis.verdict, diagnosis.verdict),
+        "rule": diagnosis.rule,
+        "estimates": [e.to_dict() for e in diagnosis.estimates],
+    }
+
+
+def _headline_verdict(compared: Sequence[Mapping[str, Any]]) -> str | None:
     """About realignment against the random refit; None where the run has not both."""
-    return next((str(c["verdict"]) for c in contrasts if c["question"] == "realigned against random refit"), None)
+    return next((str(c["verdict"]) for c in compared if c["roles"] == ["realigned", "random refit"]), None)

@@ -11,11 +11,10 @@ from markupsafe import Markup
 TONES = {
     "alarm": "alarm",
     "quiet": "quiet",
-    "higher": "quiet",
-    "lower": "alarm",
+    "better": "quiet",
+    "worse": "alarm",
     "no difference shown": "plain",
     "not enough data": "plain",
-    "not measured": "plain",
 }
 """Colour class of each verdict; every chip also says its word."""
 

@@ -52,7 +52,8 @@ def headline(data: Mapping[str, Any]) -> Figures | None:
         names.append(f"gold: the score believed true (SD {number(scale['gold_sd'])})")
     caption = (
         "Each point is a checkpoint on test prompts; bands are 95 % intervals of the level. "
-        "Scores are shown as changes since each arm's first checkpoint, in standard deviations of the replies at the main arm's first checkpoint. "
+        "Scores are shown as changes since each arm's first checkpoint, "
+        "in standard deviations of the replies at the main arm's first checkpoint. "
         "All arms share both axes. The dotted line marks the checkpoint to keep."
     )
     return Figures(panels=panels, caption=caption, legend=list(zip(names, ("proxy", "gold"), strict=False)))
@@ -68,7 +69,9 @@ def by_step(arms: Sequence[Mapping[str, Any]], name: str, pick: Pick, *, unit: s
             lines.append(_line(arm["name"], points, colours[arm["name"]]))
     if not lines:
         return None
-    alt = f"{title(name)} by policy update. " + " ".join(f"{line.label}: {number(line.y[0])} at first, {number(line.y[-1])} at last." for line in lines)
+    alt = f"{title(name)} by policy update. " + " ".join(
+        f"{line.label}: {number(line.y[0])} at first, {number(line.y[-1])} at last." for line in lines
+    )
     return Panel(title=title(name), alt=alt, xlabel="policy updates", ylabel=unit, lines=lines, marks=marks)
 
 
@@ -81,7 +84,7 @@ def tracking(data: Mapping[str, Any]) -> Figures | None:
         ("proxy (reward model in force)", lambda c: c["proxy_current"] if _differs(arms) else None, "score"),
         ("gold", lambda c: c["gold"], "score"),
         ("KL to the reference", lambda c: c["kl_nats"], "nats"),
-        *((n, lambda c, n=n: c["evaluations"].get(n), "") for n in names),  # type: ignore[misc]
+        *((n, lambda c, n=n: c["evaluations"].get(n), "") for n in names),
         ("reply length", lambda c: c.get("n_tokens"), "tokens"),
     ]
     panels = [p for name, pick, unit in wanted if (p := by_step(arms, name, pick, unit=unit)) is not None]

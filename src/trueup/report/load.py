@@ -14,10 +14,11 @@ from trueup.core.errors import UserError
 from trueup.core.record import OFFLINE_ARM
 from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis
+from trueup.mismatch.reward_policy import realignment
 from trueup.mismatch.series import CheckpointRow, checkpoint_table
-from trueup.mismatch.verdict import Decision, decide, diagnose_all
-from trueup.report.compare import Contrast, contrasts
-from trueup.report.roles import Arm, arms_of
+from trueup.mismatch.verdict import Decision, MismatchSettings, diagnose_all
+from trueup.report.reliability import reliability_table
+from trueup.report.roles import Arm, arms_of, comparisons
 from trueup.report.words import Phrase, learned_phrases
 from trueup.store.records import frame
 from trueup.store.run import Run
@@ -38,18 +39,24 @@ class Findings:
     checkpoints: Mapping[str, list[CheckpointRow]]
     diagnoses: tuple[Diagnosis, ...]
     decisions: Mapping[str, Decision]
-    contrasts: tuple[Contrast, ...]
+    comparisons: tuple[tuple[str, str, Diagnosis], ...]
+    """(arm, baseline, answer): the realignment diagnoses again, with whom they compare."""
+    decided_by: str
+    """Name of the estimate that gives a comparison its verdict."""
     phrases: Mapping[str, list[Phrase]]
+    reliability: Mapping[str, dict[str, Any] | None]
+    """Reliability diagrams of each arm's pairs; None where no truth is known."""
     reward: tuple[dict[str, Any], ...] | None
     """Held-out accuracy of reward models fitted alone; None where the run has none."""
 
 
-def load_run(root: Path, key: Key) -> Findings:
+def load_run(root: Path, key: Key, settings: MismatchSettings | None = None) -> Findings:
     """Read a run and compute its findings.
 
     Args:
         root: the run folder.
         key: random stream of every interval.
+        settings: thresholds of the diagnoses; the defaults if None.
 
     Raises:
         UserError: no such folder, or one without records and without reward results, or damaged files.
@@ -58,16 +65,18 @@ def load_run(root: Path, key: Key) -> Findings:
         raise UserError("no such run folder. Give the folder that `trueup run` wrote.", where=str(root))
     run = Run(root)
     reward = _reward(root / "reward.json")
-    has_records = run.records_dir.is_dir() and any(run.records_dir.rglob("*.parquet")) or any(run.records_dir.rglob("*.jsonl"))
-    if not has_records and reward is None:
-        raise UserError("holds neither records nor reward.json, so there is nothing to report. Let the run reach its first checkpoint.", where=str(root))
-    records = frame(root) if has_records else _no_records()
+    records = _records(run)
+    if records.empty and reward is None:
+        raise UserError(
+            "holds neither records nor reward.json, so there is nothing to report. Let the run reach its first checkpoint.", where=str(root)
+        )
     manifest = run.manifest()
     rows = _checkpoint_rows(records)
     arms = arms_of(manifest, list(dict.fromkeys(rows["arm"])))
-    names = [a.name for a in arms]
+    names, pairs = [a.name for a in arms], comparisons(arms)
     main = str(manifest.get("main_arm") or "")
-    diagnoses = tuple(diagnose_all(records, key / "diagnoses"))
+    diagnoses, decisions = diagnose_all(records, names, key / "diagnoses", settings=settings, comparisons=pairs)
+    compared = [d for d in diagnoses if d.name == realignment.NAME]
     return Findings(
         name=str(manifest.get("name") or root.resolve().name),
         manifest=manifest,
@@ -76,12 +85,20 @@ def load_run(root: Path, key: Key) -> Findings:
         arms=arms,
         main_arm=main if main in names else next(iter(names), None),
         checkpoints={n: checkpoint_table(records, n, key / "checkpoints" / n) for n in names},
-        diagnoses=diagnoses,
-        decisions={n: decide(records, n, key / "decision" / n) for n in names},
-        contrasts=tuple(contrasts(records, arms, key / "contrasts")),
+        diagnoses=tuple(diagnoses),
+        decisions=decisions,
+        comparisons=tuple((arm, other, d) for (arm, other), d in zip(pairs, compared, strict=True)),
+        decided_by=(settings or MismatchSettings()).realignment.decides,
         phrases={n: learned_phrases(rows[rows["arm"] == n]) for n in names},
+        reliability={n: reliability_table(records, n) for n in names},
         reward=reward,
     )
+
+
+def _records(run: Run) -> pd.DataFrame:
+    """The run's records; an empty frame where it wrote none, since a run may fit reward models only."""
+    written = run.records_dir.is_dir() and any(p.suffix in (".parquet", ".jsonl") for p in run.records_dir.rglob("*"))
+    return frame(run.root) if written else pd.DataFrame(columns=["arm", "split", "step", "prompt_id", "sample_id", "prompt", "response"])
 
 
 def _checkpoint_rows(records: pd.DataFrame) -> pd.DataFrame:
@@ -93,10 +110,6 @@ def _checkpoint_rows(records: pd.DataFrame) -> pd.DataFrame:
     rows["kl_nats"] = exact if exact.notna().any() else rows["logp_policy_nats"] - rows["logp_ref_nats"]
     rows["step"] = rows["step"].astype("int64")
     return rows
-
-
-def _no_records() -> pd.DataFrame:
-    return pd.DataFrame(columns=["arm", "split", "step", "prompt_id", "sample_id", "prompt", "response"])
 
 
 def _reward(path: Path) -> tuple[dict[str, Any], ...] | None:

@@ -36,6 +36,16 @@ def arms_of(manifest: Mapping[str, Any], recorded: Sequence[str]) -> tuple[Arm, 
     return tuple(Arm(name=n, role=listed.get(n, role_of(n))) for n in order if n in set(recorded))
 
 
+def comparisons(arms: Sequence[Arm]) -> list[tuple[str, str]]:
+    """(arm, baseline) pairs: each realigned arm against the random refit and the static arm, then the refit against the static arm."""
+
+    def having(role: Role) -> list[str]:
+        return [a.name for a in arms if a.role == role]
+
+    static, refit = having("static")[:1], having("random refit")[:1]
+    return [(arm, other) for arm in having("realigned") for other in (*refit, *static)] + [(a, b) for a in refit for b in static]
+
+
 def role_of(name: str) -> Role:
     """The role that an arm's name suggests."""
     low = name.lower()

@@ -50,7 +50,11 @@ def choose_samples(rows: pd.DataFrame, *, limit: int, key: Key) -> SampleTable:
         picked.append(_pick(np.asarray(positions, dtype=np.int64), gap, quota, key / str(place)))
     chosen = np.concatenate(picked)[:limit]
     rule = f"{quota} from each arm and checkpoint: half with the largest and smallest {measure}, half at random"
-    return SampleTable(rows=[_row(rows.iloc[int(i)], gap[int(i)], known_gold) for i in chosen], total=total, rule=rule if total > len(chosen) else "all of them")
+    return SampleTable(
+        rows=[_row(rows.iloc[int(i)], gap[int(i)], known_gold) for i in chosen],
+        total=total,
+        rule=rule if total > len(chosen) else "all of them",
+    )
 
 
 def _pick(positions: NDArray[np.int64], gap: NDArray[np.float64], quota: int, key: Key) -> NDArray[np.int64]:

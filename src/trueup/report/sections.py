@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trueup.report.answer import answers
-from trueup.report.blocks import Absent, Block, Card, Chip, Figures, Page, Samples, Section, Table
+from trueup.report.blocks import Absent, Block, Card, Figures, Page, Samples, Section, Table
+from trueup.report.comparison import comparison_block
 from trueup.report.curves import headline, tracking
 from trueup.report.diagnoses import diagnosis_blocks
-from trueup.report.panels import arm_colours, draw_intervals
+from trueup.report.panels import draw_intervals
 from trueup.report.samples import SampleTable
 from trueup.report.text import duration, estimate_text, number, plural, signed, title
 
@@ -24,12 +25,26 @@ def build_page(data: Mapping[str, Any], samples: SampleTable) -> Page:
     """The page of one run."""
     sections: list[Section] = []
     if data["reward"] is not None:
-        sections.append(Section(anchor="reward", title="Reward models", lede="Accuracy on held-out pairs, without any policy.", blocks=_reward(data["reward"])))
+        sections.append(
+            Section(
+                anchor="reward",
+                title="Reward models",
+                lede="Accuracy on held-out pairs, without any policy.",
+                blocks=_reward(data["reward"]),
+            )
+        )
     if data["arms"]:
         sections += [_reward_policy(data), _reward_evaluation(data), _policy_evaluation(data), _learned(data)]
     else:
         why = "This run trained no policy, so nothing can be said about over-optimisation, distribution shift or tracking."
-        sections.append(Section(anchor="links", title="The three links", lede="Between reward model, policy and evaluation.", blocks=[Absent(what="No policy.", why=why)]))
+        sections.append(
+            Section(
+                anchor="links",
+                title="The three links",
+                lede="Between reward model, policy and evaluation.",
+                blocks=[Absent(what="No policy.", why=why)],
+            )
+        )
     return Page(
         title=str(data["name"]),
         meta=_meta(data),
@@ -56,12 +71,17 @@ def _meta(data: Mapping[str, Any]) -> list[str]:
 
 
 def _reward_policy(data: Mapping[str, Any]) -> Section:
-    blocks = [*diagnosis_blocks(data, "reward_policy"), _comparison(data), _decisions(data)]
+    blocks = [*diagnosis_blocks(data, "reward_policy"), comparison_block(data), _decisions(data)]
     return Section(anchor="reward-policy", title="Reward model ↔ policy", lede=LEDES["reward_policy"], blocks=blocks)
 
 
 def _reward_evaluation(data: Mapping[str, Any]) -> Section:
-    return Section(anchor="reward-evaluation", title="Reward model ↔ evaluation", lede=LEDES["reward_evaluation"], blocks=diagnosis_blocks(data, "reward_evaluation"))
+    return Section(
+        anchor="reward-evaluation",
+        title="Reward model ↔ evaluation",
+        lede=LEDES["reward_evaluation"],
+        blocks=diagnosis_blocks(data, "reward_evaluation"),
+    )
 
 
 def _policy_evaluation(data: Mapping[str, Any]) -> Section:
@@ -90,46 +110,22 @@ def _checkpoint_table(data: Mapping[str, Any]) -> Table:
     return Table(columns=heads, rows=rows, folded="All checkpoints as a table")
 
 
-def _comparison(data: Mapping[str, Any]) -> Block:
-    contrasts = data["comparison"]["contrasts"]
-    if not contrasts:
-        return Absent(
-            what="No realignment to compare.",
-            why="That needs a realigned arm with a random refit or a static arm beside it; this run has " + ", ".join(f"{a['name']} ({a['role']})" for a in data["arms"]) + ".",
-        )
-    colours = arm_colours([a["name"] for a in data["arms"]])
-    rows, forest = [], []
-    for c in contrasts:
-        for e in c["estimates"]:
-            rows.append([f"{c['arm']} − {c['against']}", title(e["name"]), e["unit"], estimate_text(e), number(e["n"])])
-            if e["name"] == "gold_last":
-                forest.append((f"{c['arm']} − {c['against']}", e["value"], e["low"], e["high"], colours[c["arm"]]))
-    alt = "Differences in gold at the last checkpoint: " + "; ".join(f"{label} {signed(value)}" for label, value, *_ in forest)
-    figure = Figures(panels=[draw_intervals(forest, xlabel="difference in gold at the last checkpoint (score)", alt=alt)], wide=True) if forest else None
-    return Card(
-        anchor="comparison",
-        heading="Did realigning the reward model help, beyond refitting it on as much random data?",
-        name="comparison",
-        text="Paired by prompt. One run compares one seed of each arm: the interval is over prompts, and a difference between seeds is not in it.",
-        verdicts=[Chip(who=f"{c['arm']} − {c['against']}", word=c["verdict"], rule=c["rule"]) for c in contrasts],
-        figures=[figure] if figure else [],
-        tables=[Table(columns=["Arms", "Quantity", "Unit", "Difference", "Prompts"], rows=rows, words=(1, 2), folded="All differences")],
-    )
-
-
 def _decisions(data: Mapping[str, Any]) -> Block:
     rows = [
         [name, number(d["keep_step"]), {True: "yes", False: "no"}.get(d["stop"], "–"), d["why"]] for name, d in data["decisions"].items()
     ]
-    return Card(anchor="decision", heading="Which checkpoint of each arm should be kept, and should training stop?", name="decision", tables=[
-        Table(columns=["Arm", "Keep step", "Stop", "Why"], rows=rows, words=(2, 3))
-    ])
+    return Card(
+        anchor="decision",
+        heading="Which checkpoint of each arm should be kept, and should training stop?",
+        name="decision",
+        tables=[Table(columns=["Arm", "Keep step", "Stop", "Why"], rows=rows, words=(2, 3))],
+    )
 
 
 def _learned(data: Mapping[str, Any]) -> Section:
     lede = (
-        "Phrases of one to four words whose share of replies grew most from the first to the last checkpoint. Proxy and gold: mean of replies with the phrase "
-        "minus replies without it, to the same prompt at the same checkpoint."
+        "Phrases of one to four words whose share of replies grew most from the first to the last checkpoint. "
+        "Proxy and gold: mean of replies with the phrase minus replies without it, to the same prompt at the same checkpoint."
     )
     blocks: list[Block] = []
     for arm in data["arms"]:
@@ -144,16 +140,37 @@ def _learned(data: Mapping[str, Any]) -> Section:
 
 def _phrases(learned: Sequence[Mapping[str, Any]]) -> Table:
     rows = [
-        [p["text"], f"{p['first']:,} of {p['first_n']:,}", f"{p['last']:,} of {p['last_n']:,}", signed(p["log_odds"]), estimate_text(p["proxy"]), estimate_text(p["gold"]), _bought(p)]
+        [
+            p["text"],
+            f"{p['first']:,} of {p['first_n']:,}",
+            f"{p['last']:,} of {p['last_n']:,}",
+            signed(p["log_odds"]),
+            estimate_text(p["proxy"]),
+            estimate_text(p["gold"]),
+            _bought(p),
+        ]
         for p in learned
     ]
-    return Table(columns=["Phrase", "Replies at first", "Replies at last", "Log-odds", "Proxy", "Gold", "What it bought"], rows=rows, words=(6,))
+    return Table(
+        columns=["Phrase", "Replies at first", "Replies at last", "Log-odds", "Proxy", "Gold", "What it bought"], rows=rows, words=(6,)
+    )
 
 
 def _bought(phrase: Mapping[str, Any]) -> str:
     """In words, only where the intervals exclude 0."""
-    signs = [(0 if e["low"] is None or e["low"] <= 0 <= e["high"] else 1 if e["low"] > 0 else -1) for e in (phrase["proxy"], phrase["gold"])]
-    words = {(1, -1): "reward, at gold's cost", (1, 1): "reward and gold", (1, 0): "reward only", (-1, 1): "gold, against the reward", (0, 1): "gold only", (0, -1): "cost gold", (-1, -1): "cost both", (-1, 0): "cost reward"}
+    signs = [
+        (0 if e["low"] is None or e["low"] <= 0 <= e["high"] else 1 if e["low"] > 0 else -1) for e in (phrase["proxy"], phrase["gold"])
+    ]
+    words = {
+        (1, -1): "reward, at gold's cost",
+        (1, 1): "reward and gold",
+        (1, 0): "reward only",
+        (-1, 1): "gold, against the reward",
+        (0, 1): "gold only",
+        (0, -1): "cost gold",
+        (-1, -1): "cost both",
+        (-1, 0): "cost reward",
+    }
     return words.get((signs[0], signs[1]), "nothing shown")
 
 
@@ -163,27 +180,66 @@ def _reward(reward: Sequence[Mapping[str, Any]]) -> list[Block]:
     rows, forest = [], []
     for i, r in enumerate(reward):
         accuracy = r.get("accuracy")
-        extra = [estimate_text(r[k]) if isinstance(r.get(k), Mapping) else number(r.get(k)) for k in ("nll", "ece") if any(k in x for x in reward)]
-        rows.append([str(r["name"]), str(r.get("data") or "–"), number(r.get("folds")), estimate_text(accuracy), number(accuracy["n"]) if accuracy else "–", *extra])
+        extra = [
+            estimate_text(r[k]) if isinstance(r.get(k), Mapping) else number(r.get(k))
+            for k in ("nll", "ece")
+            if any(k in x for x in reward)
+        ]
+        rows.append(
+            [
+                str(r["name"]),
+                str(r.get("data") or "–"),
+                number(r.get("folds")),
+                estimate_text(accuracy),
+                number(accuracy["n"]) if accuracy else "–",
+                *extra,
+            ]
+        )
         if accuracy and accuracy["value"] is not None:
-            forest.append((str(r["name"]), accuracy["value"], accuracy["low"], accuracy["high"], ("proxy", "gold", "third", "fourth")[i % 4]))
+            forest.append(
+                (str(r["name"]), accuracy["value"], accuracy["low"], accuracy["high"], ("proxy", "gold", "third", "fourth")[i % 4])
+            )
     columns = ["Reward model", "Data", "Folds", "Accuracy", "n", *(k.upper() for k in ("nll", "ece") if any(k in x for x in reward))]
     figures = []
     if forest:
         alt = "Held-out accuracy: " + "; ".join(f"{label} {number(value)}" for label, value, *_ in forest)
-        figures.append(Figures(panels=[draw_intervals(forest, xlabel="share of held-out pairs ordered as labelled", alt=alt, zero=0.5)], wide=True, caption="The line is chance."))
-    return [Card(anchor="reward-accuracy", heading="How often does each reward model order held-out pairs as they were labelled?", name="reward", figures=figures, tables=[Table(columns=columns, rows=rows, words=(1,))])]
+        figures.append(
+            Figures(
+                panels=[draw_intervals(forest, xlabel="share of held-out pairs ordered as labelled", alt=alt, zero=0.5)],
+                wide=True,
+                caption="The line is chance.",
+            )
+        )
+    return [
+        Card(
+            anchor="reward-accuracy",
+            heading="How often does each reward model order held-out pairs as they were labelled?",
+            name="reward",
+            figures=figures,
+            tables=[Table(columns=columns, rows=rows, words=(1,))],
+        )
+    ]
 
 
 def _samples(table: SampleTable, data: Mapping[str, Any]) -> Samples:
     shown = len(table.rows)
-    summary = f"{shown:,} of {plural(table.total, 'reply')}" + (f", {table.rule}." if shown < table.total else ", all of them.") + " Gap: proxy minus gold, both standardised; the top of the list is what the reward model overrates."
+    summary = (
+        f"{shown:,} of {plural(table.total, 'reply')}"
+        + (f", {table.rule}." if shown < table.total else ", all of them.")
+        + " Gap: proxy minus gold, both standardised; the top of the list is what the reward model overrates."
+    )
     has_gold = any(r["gold"] is not None for r in table.rows)
     orders = [("gap down", "reward model overrates most"), ("gap up", "reward model underrates most")] if has_gold else []
     orders += [("proxy down", "proxy, highest first"), ("proxy up", "proxy, lowest first")]
     orders += [("gold down", "gold, highest first"), ("gold up", "gold, lowest first")] if has_gold else []
     orders += [("kl down", "KL, highest first"), ("step up", "step, first to last")]
-    return Samples(summary=summary, rows=table.rows, arms=[a["name"] for a in data["arms"]], steps=sorted({r["step"] for r in table.rows}), orders=orders)
+    return Samples(
+        summary=summary,
+        rows=table.rows,
+        arms=[a["name"] for a in data["arms"]],
+        steps=sorted({r["step"] for r in table.rows}),
+        orders=orders,
+    )
 
 
 def _facts(data: Mapping[str, Any]) -> list[tuple[str, str]]:

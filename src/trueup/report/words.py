@@ -89,7 +89,9 @@ def log_odds(last: int, last_n: int, first: int, first_n: int) -> tuple[float, f
     return value, value / math.sqrt(sum(1.0 / c for c in cells))
 
 
-def within_contrast(present: NDArray[np.bool_], value: pd.Series, group: NDArray[np.int64], cluster: NDArray[np.int64], name: str, unit: str) -> Estimate:
+def within_contrast(
+    present: NDArray[np.bool_], value: pd.Series, group: NDArray[np.int64], cluster: NDArray[np.int64], name: str, unit: str
+) -> Estimate:
     """Mean of ``value`` with the phrase minus without it, compared inside groups only.
 
     The slope of ``value`` on presence after both are centred in their group; interval from the sandwich variance clustered by
@@ -121,7 +123,16 @@ def within_contrast(present: NDArray[np.bool_], value: pd.Series, group: NDArray
         scores = np.bincount(c, x * (y - slope * x))
         half = _Z95 * math.sqrt(float((scores**2).sum()) * n / (n - 1)) / total
         low, high = slope - half, slope + half
-    return Estimate(name=name, value=slope, low=low, high=high, n=n, unit=unit, method="within prompt and checkpoint, clustered by prompt", n_missing=missing)
+    return Estimate(
+        name=name,
+        value=slope,
+        low=low,
+        high=high,
+        n=n,
+        unit=unit,
+        method="within prompt and checkpoint, clustered by prompt",
+        n_missing=missing,
+    )
 
 
 def learned_phrases(rows: pd.DataFrame, *, top: int = 12) -> list[Phrase]:
@@ -148,7 +159,17 @@ def learned_phrases(rows: pd.DataFrame, *, top: int = 12) -> list[Phrase]:
         present = np.fromiter((needle in t for t in texts), dtype=bool, count=len(texts))
         worth = {k: within_contrast(present, rows[c], group, cluster, k, "score") for k, c in (("proxy", "proxy_fixed"), ("gold", "gold"))}
         out.append(
-            Phrase(text=" ".join(words), first=first, first_n=len(before), last=last, last_n=len(after), log_odds=value, z=z, proxy=worth["proxy"], gold=worth["gold"])
+            Phrase(
+                text=" ".join(words),
+                first=first,
+                first_n=len(before),
+                last=last,
+                last_n=len(after),
+                log_odds=value,
+                z=z,
+                proxy=worth["proxy"],
+                gold=worth["gold"],
+            )
         )
     return out
 

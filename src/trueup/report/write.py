@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trueup.core.rng import Key
+from trueup.mismatch.verdict import MismatchSettings
 from trueup.report.assemble import report_data
 from trueup.report.load import load_run
 from trueup.report.page import render_html, render_markdown
@@ -27,17 +28,18 @@ class ReportPaths:
     markdown: Path
 
 
-def write_report(run_dir: Path, *, key: Key) -> ReportPaths:
+def write_report(run_dir: Path, *, key: Key, settings: MismatchSettings | None = None) -> ReportPaths:
     """Write ``report/index.html``, ``report.json`` and ``report.md`` of a run, each whole or not at all; earlier ones are replaced.
 
     Args:
         run_dir: the run folder.
         key: random stream of intervals and of the choice of replies to show; the same key gives the same bytes.
+        settings: thresholds of the diagnoses; the defaults if None.
 
     Raises:
         UserError: the folder is no run, holds nothing to report yet, is damaged, or may not be written.
     """
-    found = load_run(run_dir, key)
+    found = load_run(run_dir, key, settings)
     data = report_data(found)
     page = build_page(data, choose_samples(found.records, limit=SHOWN_REPLIES, key=key / "samples"))
     folder = Run(run_dir).report_dir

@@ -234,7 +234,7 @@ def cluster_sums(values: ArrayLike, clusters: ArrayLike) -> tuple[Array, Array]:
         raise ValueError(f"{len(x)} values but {len(codes)} cluster labels")
     present = ~np.isnan(x)
     sums = np.bincount(codes[present], weights=x[present], minlength=len(names))
-    return sums, np.bincount(codes[present], minlength=len(names)).astype(float)
+    return sums.astype(float), np.bincount(codes[present], minlength=len(names)).astype(float)
 
 
 def ratio(totals: Array) -> Array:

@@ -108,7 +108,7 @@ def coefficients(law: Law, d: ArrayLike, gain: ArrayLike, precision: ArrayLike) 
 
 
 def peak(law: Law, alpha: float, beta: float) -> tuple[float, float] | None:
-    """(d*, R*) where a law turns over, in closed form for the two laws of the paper; None where it never does (alpha or beta not positive)."""
+    """(d*, R*) where a law turns over, in closed form for the two laws of the paper; None where it never does (beta <= 0, say)."""
     if not (beta > 0 and np.isfinite(alpha)) or (alpha <= 0 and law is not RL):
         return None
     if law is BEST_OF_N:

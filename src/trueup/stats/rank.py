@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from trueup.stats.bootstrap import Array
@@ -63,6 +63,6 @@ def lagged(correlation: Correlation, x: ArrayLike, y: ArrayLike, lag: int) -> Ar
     return correlation(a[..., : a.shape[-1] - lag], b[..., lag:])
 
 
-def _varies(x: Array, sum_of_squares: Array) -> Array:
+def _varies(x: Array, sum_of_squares: Array) -> NDArray[np.bool_]:
     size = np.abs(x).max(axis=-1) if x.shape[-1] else np.zeros(x.shape[:-1])
-    return sum_of_squares > (_NOTHING * size) ** 2 * x.shape[-1]
+    return np.asarray(sum_of_squares > (_NOTHING * size) ** 2 * x.shape[-1])

@@ -10,6 +10,7 @@ score and length, with ``_low`` and ``_high``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from pydantic import Field
 from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis, not_enough, shown
-from trueup.mismatch.pairs import correct, policy_pairs
+from trueup.mismatch.pairs import Pairs, correct, policy_pairs
 from trueup.mismatch.panel import METHOD, Panel, curve_columns, panel_of
 from trueup.stats.bootstrap import DRAWS, Array, make_estimate, mean_estimate
 from trueup.stats.estimate import Estimate
@@ -69,32 +70,25 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Length, key: Key) -> Dia
     pairs = policy_pairs(panel) if panel else None
     proxy = next((p for p in ("proxy_current", "proxy_fixed") if panel and panel.column(p) is not None), None)
     if panel is None or pairs is None or proxy is None or len(np.unique(pairs.prompts())) < settings.min_prompts:
-        return not_enough("reward_evaluation", NAME, QUESTION, arm, f"scores of two replies a checkpoint to at least {settings.min_prompts} prompts are needed")
+        why = f"scores of two replies a checkpoint to at least {settings.min_prompts} prompts are needed"
+        return not_enough("reward_evaluation", NAME, QUESTION, arm, why)
     length, unit = _lengths(panel)
     score, gold = panel.column(proxy), panel.column("gold")
     assert score is not None
     weights = panel.weights(key / "prompts", settings.draws)
-    within = _within(panel, {"score": score, "length": length, **({"gold": gold} if gold is not None else {})})
     n = len(panel.prompts)
-    found = [_pooled("correlation", within, weights, n, _correlation("score", "length"))]
-    if gold is not None:
-        found.append(_pooled("correlation_gold", within, weights, n, _correlation("gold", "length")))
-        found.append(_pooled("partial_correlation_given_gold", within, weights, n, _partial))
-    longer = np.where(pairs.difference(length) == 0, np.nan, pairs.difference(length) > 0)
-    found.append(mean_estimate(correct(pairs.difference(score), longer), pairs.prompts(), "longer_wins", "share", key / "longer", draws=settings.draws))
-    if gold is not None:
-        truth = correct(pairs.difference(gold), longer)
-        found.append(mean_estimate(truth, pairs.prompts(), "longer_wins_gold", "share", key / "longer gold", draws=settings.draws))
+    within = _within(panel, {"score": score, "length": length, **({"gold": gold} if gold is not None else {})})
+    found = _preferences(pairs, within, weights, score, length, gold, key, settings.draws)
     found += _growth(panel, length, unit, weights)
-    verdict, rule = _judge({e.name: e for e in found}, settings, proxy, unit)
+    alarm, rule = _judge({e.name: e for e in found}, settings, proxy, unit)
     lengths = panel.cells(length)
-    curve = [[_correlation("score", "length")(within.totals(w, s)) for s in range(len(panel.steps))] for w in (None, weights)]
+    curve = [[_pearson(within.totals(w, s), "score", "length") for s in range(len(panel.steps))] for w in (None, weights)]
     return Diagnosis(
         link="reward_evaluation",
         name=NAME,
         question=QUESTION,
         arm=arm,
-        verdict="alarm" if verdict else "quiet",
+        verdict="alarm" if alarm else "quiet",
         rule=rule,
         estimates=tuple(found),
         series={
@@ -104,6 +98,25 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Length, key: Key) -> Dia
         },
         samples=_longest(panel, length, score),
     )
+
+
+def _preferences(
+    pairs: Pairs, within: _Within, weights: Array, score: Array, length: Array, gold: Array | None, key: Key, draws: int
+) -> list[Estimate]:
+    """What the score, and gold where known, thinks of length: correlations, and how often the longer of two replies wins."""
+    n = weights.shape[1]
+    longer = np.where(pairs.difference(length) == 0, np.nan, pairs.difference(length) > 0)
+
+    def wins(values: Array, name: str) -> Estimate:
+        share = correct(pairs.difference(values), longer)
+        return mean_estimate(share, pairs.prompts(), name, "share", key / name, draws=draws)
+
+    found = [_pooled("correlation", within, weights, n, lambda t: _pearson(t, "score", "length")), wins(score, "longer_wins")]
+    if gold is not None:
+        found.append(_pooled("correlation_gold", within, weights, n, lambda t: _pearson(t, "gold", "length")))
+        found.append(_pooled("partial_correlation_given_gold", within, weights, n, _partial))
+        found.append(wins(gold, "longer_wins_gold"))
+    return found
 
 
 def _lengths(panel: Panel) -> tuple[Array, str]:
@@ -127,21 +140,73 @@ def _within(panel: Panel, columns: dict[str, Array]) -> _Within:
     return _Within(products={f"{a} {b}": panel.cells(deviations[a] * deviations[b]).sums for a, b in pairs})
 
 
-class _correlation:
-    """Pearson's r from pooled sums of products."""
-
-    def __init__(self, a: str, b: str) -> None:
-        self.a, self.b = sorted((a, b))
-
-    def __call__(self, totals: dict[str, Array]) -> Array:
-        both = totals[f"{self.a} {self.a}"] * totals[f"{self.b} {self.b}"]
-        size = np.sqrt(both)
-        return np.divide(totals[f"{self.a} {self.b}"], size, out=np.full(np.shape(size), np.nan), where=size > 1e-12)
+def _pearson(totals: dict[str, Array], a: str, b: str) -> Array:
+    """Pearson's r of two columns from pooled sums of products; NaN where one does not vary within prompts."""
+    a, b = sorted((a, b))
+    size = np.sqrt(totals[f"{a} {a}"] * totals[f"{b} {b}"])
+    return np.divide(totals[f"{a} {b}"], size, out=np.full(np.shape(size), np.nan), where=size > 1e-12)
 
 
 def _partial(totals: dict[str, Array]) -> Array:
     """Correlation of score and length given gold; the plain one where gold does not vary within prompts."""
-    sl, sg, lg = (_correlation(a, b)(totals) for a, b in (("score", "length"), ("score", "gold"), ("length", "gold")))
+    sl, sg, lg = (_pearson(totals, a, b) for a, b in (("score", "length"), ("score", "gold"), ("length", "gold")))
     sg, lg = np.where(np.isnan(sg), 0.0, sg), np.where(np.isnan(lg), 0.0, lg)
     rest = (1 - sg**2) * (1 - lg**2)
     return np.divide(sl - sg * lg, np.sqrt(np.maximum(rest, 0)), out=np.full(np.shape(rest), np.nan), where=rest > 1e-12)
+
+
+def _pooled(name: str, within: _Within, weights: Array, n: int, statistic: Callable[[dict[str, Array]], Array]) -> Estimate:
+    return make_estimate(name, float(statistic(within.totals())), statistic(within.totals(weights)), n, "", method=METHOD)
+
+
+def _growth(panel: Panel, length: Array, unit: str, weights: Array) -> list[Estimate]:
+    """How much longer the last checkpoint's replies are, and the share of the rise of `proxy_fixed` that the first policy's own slope
+    of score on length makes of it."""
+    cells, n = panel.cells(length), len(panel.prompts)
+    curve, draws = cells.mean(), cells.resampled(weights)
+    grown, grown_draws = curve[-1] - curve[0], draws[:, -1] - draws[:, 0]
+    found = [make_estimate("length_growth", float(grown), grown_draws, n, unit, method=METHOD)]
+    score = panel.column("proxy_fixed")
+    if score is None or len(panel.steps) < 2:
+        return found
+    level, level_draws = panel.cells(score).mean(), panel.cells(score).resampled(weights)
+    rise, rise_draws = level[-1] - level[0], level_draws[:, -1] - level_draws[:, 0]
+    within = _within(panel, {"length": length, "score": score})
+
+    def share(totals: dict[str, Array], growth: Array, gained: Array) -> Array:
+        usable = (totals["length length"] > 0) & (gained > 0)
+        below = np.where(usable, totals["length length"] * gained, 1.0)
+        return np.where(usable, totals["length score"] * growth / below, np.nan)
+
+    value = share(within.totals(step=0), np.asarray(grown), np.asarray(rise))
+    resampled = share(within.totals(weights, 0), grown_draws, rise_draws)
+    found.append(make_estimate("share_explained", float(value), resampled, n, "share of score rise", method=METHOD))
+    return found
+
+
+def _judge(found: dict[str, Estimate], settings: Length, proxy: str, unit: str) -> tuple[bool, str]:
+    growth, share = found["length_growth"], found.get("share_explained")
+    grew = f"replies grew by {shown(growth)} {unit}" + (f", which explains {shown(share)} of the rise of proxy_fixed" if share else "")
+    partial = found.get("partial_correlation_given_gold")
+    if partial is not None and partial.value is not None:
+        alarm = partial.low is not None and partial.low > 0 and partial.value >= settings.min_bias
+        return alarm, (
+            f"Alarm when {proxy} prefers longer replies of equal gold: the within-prompt partial correlation given gold has an interval "
+            f"above 0 and is at least {settings.min_bias:g}: {shown(partial)}; {grew}."
+        )
+    grown = growth.low is not None and growth.low > 0
+    alarm = grown and share is not None and share.low is not None and share.low >= settings.min_share
+    return alarm, (
+        f"Without gold, alarm when replies grew (interval above 0) and length explains at least {settings.min_share:.0%} of the score's "
+        f"rise (lower limit): {grew}; within-prompt correlation of {proxy} and length {shown(found['correlation'])}."
+    )
+
+
+def _longest(panel: Panel, length: Array, score: Array, count: int = 5) -> tuple[str, ...]:
+    """The longest replies of the last checkpoint among those that score above its median."""
+    here = np.flatnonzero((panel.step == len(panel.steps) - 1) & np.isfinite(length) & np.isfinite(score))
+    if not len(here):
+        return ()
+    liked = here[score[here] >= np.median(score[here])]
+    ids = panel.rows["sample_id"].to_numpy()
+    return tuple(str(s) for s in ids[liked[np.argsort(-length[liked], kind="stable")[:count]]])

@@ -44,8 +44,10 @@ class Calibration(Config):
     """Quantile of the consistency band that an error must exceed."""
     min_rise: float = Field(default=0.02, ge=0, lt=1)
     """An error on the policy's pairs that is not this much above the offline one raises no alarm."""
+    band_draws: int = Field(default=500, ge=100)
+    """Simulations of the consistency band."""
     draws: int = Field(default=DRAWS, ge=100)
-    """Bootstrap resamples and simulations of the band."""
+    """Bootstrap resamples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +62,23 @@ class _Forecast:
         return len(self.delta)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """Calibration at one checkpoint."""
+
+    ece: float
+    ece_band_mean: float
+    ece_band_high: float
+    ece_offline: float
+    ece_raw: float
+    ece_raw_offline: float
+    brier: float
+    nll_nats: float
+    temperature: float | None
+
+
 def diagnose(records: pd.DataFrame, arm: str, settings: Calibration, key: Key) -> Diagnosis:
-    """Calibration offline and along the checkpoints; alarm when the last checkpoint's ECE leaves its consistency band and the offline level.
+    """Calibration offline and along checkpoints; alarm when the last one's ECE leaves its consistency band and the offline level.
 
     Args:
         records: flat frame of sample records, offline rows included.
@@ -70,29 +87,35 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Calibration, key: Key) -
         key: random stream.
     """
     panel, offline = panel_of(records, arm), offline_pairs(records)
-    policy = policy_pairs(panel, "disjoint") if panel else None
+    policy = policy_pairs(panel) if panel else None
     if panel is None or offline is None or policy is None:
-        return not_enough("reward_policy", NAME, QUESTION, arm, "pairs of both kinds are needed: held-out offline ones, and two samples a prompt")
+        return not_enough(
+            "reward_policy", NAME, QUESTION, arm, "pairs of both kinds are needed: held-out offline ones, and two samples a prompt"
+        )
     truth = common_truth(offline, policy, settings.truth)
     proxy = next((p for p in ("proxy_current", "proxy_fixed") if panel.column(p) is not None), None)
     if truth is None or proxy is None:
         what = "no proxy score" if proxy is None else "no labels on both kinds of pair and no gold on both"
         return not_enough("reward_policy", NAME, QUESTION, arm, what)
+    if truth == "gold":
+        policy = policy_pairs(panel, "disjoint") or policy
     forecasts = [_forecasts(panel, offline, policy, proxy, s, truth) for s in range(len(panel.steps))]
     last = forecasts[-1]
     if last is None or min(len(last[0]), len(last[1])) < settings.min_pairs:
-        return not_enough("reward_policy", NAME, QUESTION, arm, f"the reward model in force judges fewer than {settings.min_pairs} pairs of a kind")
+        return not_enough(
+            "reward_policy", NAME, QUESTION, arm, f"the reward model in force judges fewer than {settings.min_pairs} pairs of a kind"
+        )
     points = [_measure(f, settings, key / "band" / s) if f and min(map(len, f)) else None for s, f in enumerate(forecasts)]
     series: dict[str, list[Any]] = {"step": panel.steps.tolist()}
     for name in ("ece", "ece_band_high", "ece_raw", "brier", "nll_nats", "temperature"):
-        series[name] = [None if p is None else p[name] for p in points]
+        series[name] = [None if p is None else getattr(p, name) for p in points]
     now = points[-1]
-    assert now is not None and now["ece"] is not None and now["ece_band_high"] is not None and now["ece_offline"] is not None
-    alarm = now["ece"] > now["ece_band_high"] and now["ece"] - now["ece_offline"] >= settings.min_rise
+    assert now is not None
+    alarm = now.ece > now.ece_band_high and now.ece - now.ece_offline >= settings.min_rise
     rule = (
         f"Alarm when the expected calibration error on the policy's pairs at the last checkpoint, after the temperature that suits the "
-        f"offline pairs, is above the {settings.band_level:.1%} quantile of what calibrated forecasts give, and at least {settings.min_rise:g} "
-        f"above the offline error: {now['ece']:.3g} against a band up to {now['ece_band_high']:.3g} and {now['ece_offline']:.3g} offline. "
+        f"offline pairs, is above the {settings.band_level:.1%} quantile of what calibrated forecasts give, and at least "
+        f"{settings.min_rise:g} above the offline error: {now.ece:.3g}, band up to {now.ece_band_high:.3g}, offline {now.ece_offline:.3g}. "
         f"Reward model: {proxy}; truth: {truth}; {settings.bins} bins of equal mass; both orders of each pair."
     )
     return Diagnosis(
@@ -128,47 +151,47 @@ def _judged(pairs: Pairs, scores: Array, truth: Truth) -> _Forecast:
     return _Forecast(prompt=pairs.prompts()[kept], delta=delta[kept], outcome=outcome[kept])
 
 
-def _measure(forecasts: tuple[_Forecast, _Forecast], settings: Calibration, key: Key) -> dict[str, float | None]:
+def _measure(forecasts: tuple[_Forecast, _Forecast], settings: Calibration, key: Key) -> _Measured:
     own, now = forecasts
     fitted = stats.fit_temperature(own.delta, own.outcome)
     temperature = fitted if fitted is not None else 1.0
     scaled = now.delta / temperature
-    band = stats.ece_under_calibration(scaled, key, bins=settings.bins, edges="mass", draws=settings.draws)
-    return {
-        "ece": stats.reliability(scaled, now.outcome, settings.bins, "mass").ece,
-        "ece_band_mean": float(band.mean()),
-        "ece_band_high": float(np.quantile(band, settings.band_level)),
-        "ece_offline": stats.reliability(own.delta / temperature, own.outcome, settings.bins, "mass").ece,
-        "ece_raw": stats.reliability(now.delta, now.outcome, settings.bins, "mass").ece,
-        "ece_raw_offline": stats.reliability(own.delta, own.outcome, settings.bins, "mass").ece,
-        "brier": float(stats.brier(now.delta, now.outcome).mean()),
-        "nll_nats": float(stats.nll_nats(now.delta, now.outcome).mean()),
-        "temperature": fitted,
-    }
+    band = stats.ece_under_calibration(scaled, key, bins=settings.bins, edges="mass", draws=settings.band_draws)
+    return _Measured(
+        ece=stats.reliability(scaled, now.outcome, settings.bins, "mass").ece,
+        ece_band_mean=float(band.mean()),
+        ece_band_high=float(np.quantile(band, settings.band_level)),
+        ece_offline=stats.reliability(own.delta / temperature, own.outcome, settings.bins, "mass").ece,
+        ece_raw=stats.reliability(now.delta, now.outcome, settings.bins, "mass").ece,
+        ece_raw_offline=stats.reliability(own.delta, own.outcome, settings.bins, "mass").ece,
+        brier=float(stats.brier(now.delta, now.outcome).mean()),
+        nll_nats=float(stats.nll_nats(now.delta, now.outcome).mean()),
+        temperature=fitted,
+    )
 
 
-def _estimates(forecasts: tuple[_Forecast, _Forecast], now: dict[str, float | None], settings: Calibration, key: Key) -> list[Estimate]:
+def _estimates(forecasts: tuple[_Forecast, _Forecast], now: _Measured, settings: Calibration, key: Key) -> list[Estimate]:
     sizes = [len(np.unique(f.prompt)) for f in forecasts]
 
     def bare(name: str, value: float | None, n: int) -> Estimate:
         return Estimate(name=name, value=value, low=None, high=None, n=n, unit="", method="")
 
     found = [
-        bare("ece_policy", now["ece"], sizes[1]),
+        bare("ece_policy", now.ece, sizes[1]),
         Estimate(
             name="ece_if_calibrated",
-            value=now["ece_band_mean"],
+            value=now.ece_band_mean,
             low=0.0,
-            high=now["ece_band_high"],
+            high=now.ece_band_high,
             n=sizes[1],
             unit="",
             level=settings.band_level,
             method="simulated outcomes (one-sided)",
         ),
-        bare("ece_offline", now["ece_offline"], sizes[0]),
-        bare("ece_raw_policy", now["ece_raw"], sizes[1]),
-        bare("ece_raw_offline", now["ece_raw_offline"], sizes[0]),
-        bare("temperature", now["temperature"], sizes[0]),
+        bare("ece_offline", now.ece_offline, sizes[0]),
+        bare("ece_raw_policy", now.ece_raw, sizes[1]),
+        bare("ece_raw_offline", now.ece_raw_offline, sizes[0]),
+        bare("temperature", now.temperature, sizes[0]),
     ]
     for name, side in zip(("offline", "policy"), forecasts, strict=True):
         for measure, values, unit in (("brier", stats.brier, ""), ("nll", stats.nll_nats, "nats")):

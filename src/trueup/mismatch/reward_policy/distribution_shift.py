@@ -67,24 +67,9 @@ def diagnose(records: pd.DataFrame, arm: str, settings: DistributionShift, key: 
     """
     panel, offline = panel_of(records, arm), offline_pairs(records)
     policy = policy_pairs(panel) if panel else None
-    if panel is None or offline is None or policy is None:
-        absent = (
-            "the arm has no test rows"
-            if panel is None
-            else "no held-out offline pairs"
-            if offline is None
-            else "one sample a prompt and checkpoint"
-        )
-        return not_enough("reward_policy", NAME, QUESTION, arm, f"{absent}; pairs of both kinds are needed")
-    truth = common_truth(offline, policy, settings.truth)
-    if truth is None:
-        return not_enough(
-            "reward_policy",
-            NAME,
-            QUESTION,
-            arm,
-            "no labels on both kinds of pair and no gold on both; accuracies against different truths do not compare",
-        )
+    truth = common_truth(offline, policy, settings.truth) if offline and policy else None
+    if panel is None or offline is None or policy is None or truth is None:
+        return not_enough("reward_policy", NAME, QUESTION, arm, _missing(panel, offline, policy))
     estimates: list[Estimate] = []
     series: dict[str, list[Any]] = {"step": panel.steps.tolist()}
     decisive: Estimate | None = None
@@ -100,13 +85,13 @@ def diagnose(records: pd.DataFrame, arm: str, settings: DistributionShift, key: 
     judged = np.isfinite(policy.outcome(truth))
     series["pairs"] = np.bincount(step[judged], minlength=len(panel.steps)).tolist()
     if decisive is None:
-        return not_enough(
-            "reward_policy", NAME, QUESTION, arm, f"no reward model has scores on at least {settings.min_pairs} judged pairs of both kinds"
-        )
+        why = f"no reward model has scores on at least {settings.min_pairs} judged pairs of both kinds"
+        return not_enough("reward_policy", NAME, QUESTION, arm, why)
     alarm = decisive.low is not None and decisive.low > 0 and (decisive.value or 0) >= settings.min_drop
     rule = (
-        f"Alarm when {decisive.name} at the last checkpoint (step {panel.steps[-1]}) has an interval above 0 and is at least {settings.min_drop:g}: "
-        f"{shown(decisive)}. Reward model: proxy_{which}; truth: {truth}; ties of the score count half, ties of the truth are left out."
+        f"Alarm when {decisive.name} at the last checkpoint (step {panel.steps[-1]}) has an interval above 0 and is at least "
+        f"{settings.min_drop:g}: {shown(decisive)}. Reward model: proxy_{which}; truth: {truth}; ties of the score count half, ties of the "
+        f"truth are left out."
     )
     return Diagnosis(
         link="reward_policy",
@@ -119,6 +104,16 @@ def diagnose(records: pd.DataFrame, arm: str, settings: DistributionShift, key: 
         series=series,
         samples=_misjudged(panel, policy, which, truth),
     )
+
+
+def _missing(panel: Panel | None, offline: Pairs | None, policy: Pairs | None) -> str:
+    if panel is None:
+        return "the arm has no test rows"
+    if offline is None:
+        return "there are no held-out offline pairs to compare with"
+    if policy is None:
+        return "there is one sample a prompt and checkpoint, so the policy's replies make no pairs"
+    return "no labels on both kinds of pair and no gold on both; accuracies against different truths do not compare"
 
 
 def _compare(

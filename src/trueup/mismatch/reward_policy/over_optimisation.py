@@ -93,7 +93,8 @@ def _missing(panel: Panel | None, gold: Cells | None, proxy: Cells | None, setti
         return "proxy_fixed was not recorded"
     covered = int(((gold.prompts() > 0) & (proxy.prompts() > 0)).sum())
     if covered < len(panel.steps) or covered < settings.min_checkpoints:
-        return f"{covered} of {len(panel.steps)} checkpoints have gold and proxy_fixed; all of them, and at least {settings.min_checkpoints}, are needed"
+        needed = f"all of them, and at least {settings.min_checkpoints}, are needed"
+        return f"{covered} of {len(panel.steps)} checkpoints have gold and proxy_fixed; {needed}"
     if len(panel.prompts) < settings.min_prompts:
         return f"{len(panel.prompts)} prompts, at least {settings.min_prompts} are needed"
     return None
@@ -209,7 +210,8 @@ def _exploits(panel: Panel, count: int = 5) -> tuple[str, ...]:
 
 def _rule(settings: OverOptimisation, peaks: list[int], last: int, drop: Estimate, share: Estimate, rise: Estimate) -> str:
     return (
-        f"Alarm when the drop of gold from its peak to the last checkpoint has an interval above 0, is at least {settings.min_drop_share:.0%} "
-        f"of the gain, and proxy_fixed has not fallen likewise. Peak chosen on one half of the prompts and measured on the other, both ways: "
-        f"steps {peaks[0]} and {peaks[1]} of {last}; drop {shown(drop)}, share of gain {shown(share)}; proxy_fixed since the peak {shown(rise)}."
+        f"Alarm when the drop of gold from its peak to the last checkpoint has an interval above 0, is at least "
+        f"{settings.min_drop_share:.0%} of the gain, and proxy_fixed has not fallen likewise. Peak chosen on one half of the prompts and "
+        f"measured on the other, both ways: steps {peaks[0]} and {peaks[1]} of {last}; drop {shown(drop)}, share of gain {shown(share)}; "
+        f"proxy_fixed since the peak {shown(rise)}."
     )

@@ -1,0 +1,112 @@
+"""Start a configuration, whole or in part; what `run`, `quickstart`, `sft`, `reward` and `policy` have in common."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trueup.cli.output import Output
+from trueup.cli.progress import watching
+from trueup.core.errors import UserError
+
+if TYPE_CHECKING:
+    from trueup.pipeline.run import RunResult
+
+
+class Stopped(Exception):  # noqa: N818 - the user's wish, not an error
+    """The user stopped the run; it can go on.
+
+    Args:
+        resume: the command that goes on with it.
+    """
+
+    def __init__(self, resume: str) -> None:
+        self.resume = resume
+        super().__init__(resume)
+
+
+def launch(
+    output: Output,
+    config: Path,
+    *,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    stages: tuple[str, ...] | None = None,
+    again: Sequence[str],
+) -> RunResult:
+    """Run a configuration file.
+
+    Args:
+        output: the invocation's channels.
+        config: the file.
+        overrides: ``a.b=c`` texts.
+        out: the run's folder; ``runs/<name of the file>`` if None.
+        resume: go on with what the folder holds.
+        quiet: show no progress.
+        stages: which stages; all if None.
+        again: the words of the command that would start this again, without ``--resume``.
+
+    Raises:
+        UserError: anything the user can fix.
+        Stopped: the user interrupted it.
+    """
+    # Looked at before the heavy imports below, so that a mistyped name is answered at once.
+    if not config.is_file():
+        raise UserError(
+            "no such configuration file. Give the path of a YAML file; `trueup config show run` prints a complete one.", where=str(config)
+        )
+    folder = out or Path("runs") / config.stem
+    try:
+        with output.console.status("loading ...") if not quiet and output.console.is_terminal else nullcontext():
+            from trueup.core.config import load_config
+            from trueup.pipeline.config import RunConfig
+            from trueup.pipeline.run import execute
+
+        loaded = load_config(config, RunConfig, overrides)
+        with watching(output.console, quiet=quiet) as listen:
+            return execute(loaded, folder, resume=resume, base=config.resolve().parent, stages=stages, on_event=listen)
+    except KeyboardInterrupt as error:
+        raise Stopped(shlex.join(["trueup", *again, "--resume"])) from error
+
+
+def reported(folder: Path) -> dict[str, Any]:
+    """Write a run's report; its places and its decision as plain values."""
+    from trueup.core.rng import Key
+    from trueup.report.write import write_report
+
+    # A fixed stream: the same records give the same bytes.
+    paths = write_report(folder, key=Key(0) / "report")
+    data = json.loads(paths.json.read_text(encoding="utf-8"))
+    places = {"html": str(paths.html), "json": str(paths.json), "markdown": str(paths.markdown)}
+    return {"report": places, "main_arm": data.get("main_arm"), "decision": data.get("decision")}
+
+
+def facts(result: RunResult) -> dict[str, Any]:
+    """What every verb that runs something says in JSON."""
+    return {
+        "run": str(result.root),
+        "stages": list(result.stages),
+        "arms": list(result.arms),
+        "wall_s": round(result.wall_s, 3),
+        "metrics": finite(result.metrics),
+    }
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Metrics for JSON; numbers that are not finite are null."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def words(verb: str, config: Path | None, overrides: Sequence[str], out: Path | None, *, quiet: bool, json: bool) -> list[str]:
+    """The command line of a verb, without ``--resume``."""
+    found = [verb, *([str(config)] if config else [])]
+    for override in overrides:
+        found += ["--set", override]
+    return [*found, *(["--out", str(out)] if out else []), *(["--quiet"] if quiet else []), *(["--json"] if json else [])]

@@ -1,0 +1,238 @@
+"""What every learner must satisfy. A new one adds one line to LEARNERS and gets all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from tests_support import WORDS, tiny_parts, tiny_policy, tiny_reward
+
+from trueup.core.component import kinds
+from trueup.core.rng import Key
+from trueup.data.rows import Demonstration, Preference, Prompt, Reply
+from trueup.data.tokens import Sequences
+from trueup.learn.table import Table
+from trueup.loop.config import LoopConfig
+from trueup.loop.state import load_state, save_state
+from trueup.loop.train import train
+from trueup.optimizers.experience import PromptBatch
+from trueup.optimizers.ppo import PPOConfig
+from trueup.optimizers.rloo import RLOOConfig
+from trueup.optimizers.sft import SFT, DemonstrationBatch
+from trueup.rewards.fit import PreferenceBatch, RewardLearner
+from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig
+
+ONLINE = {"max_completion_length": 6, "num_generations": 4}
+
+
+def text(key: Key, longest: int = 5) -> str:
+    g = key.generator()
+    return " ".join(g.choice(WORDS, size=g.integers(1, longest + 1)))
+
+
+def prompts(rows: int, key: Key) -> PromptBatch:
+    asked = tuple(text(key / i, 3) for i in range(rows))
+    tokenizer = tiny_policy().tokenizer
+    return PromptBatch(row=torch.arange(rows), prompt=asked, ids=tuple(tuple(tokenizer(t)["input_ids"]) for t in asked))
+
+
+def prompt(key: Key) -> Prompt:
+    return Prompt(id="p", text=text(key, 3))
+
+
+def reply(key: Key) -> Reply:
+    return Reply(text=text(key), finished=bool(key.generator().random() < 0.7))
+
+
+def demonstrations(rows: int, key: Key) -> DemonstrationBatch:
+    found = tuple(Demonstration(prompt=prompt(key / i), reply=reply(key / i / "r")) for i in range(rows))
+    return DemonstrationBatch(row=torch.arange(rows), demonstration=found)
+
+
+def preferences(rows: int, key: Key) -> PreferenceBatch:
+    found = tuple(
+        Preference(id=str(i), prompt=prompt(key / i), chosen=reply(key / i / "c"), rejected=reply(key / i / "r")) for i in range(rows)
+    )
+    return PreferenceBatch(row=torch.arange(rows), preference=found)
+
+
+@dataclass(frozen=True)
+class Case:
+    build: Callable[[], Any]
+    data: Callable[[int, Key], Any]
+
+
+LEARNERS = {
+    "sft": Case(lambda: SFT(tiny_policy()), demonstrations),
+    "rloo": Case(lambda: RLOOConfig(**ONLINE).build(tiny_parts()), prompts),
+    "ppo": Case(lambda: PPOConfig(**ONLINE, whiten_rewards=True, target_kl_nats=1.0).build(tiny_parts()), prompts),
+    "bradley_terry": Case(lambda: RewardLearner(BradleyTerryConfig(center_rewards_coefficient=0.1), tiny_reward()), preferences),
+}
+
+
+@pytest.fixture(params=LEARNERS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def parameters(learner: Any) -> list[torch.nn.Parameter]:
+    return [p for m in learner.modules().values() for p in m.parameters()]
+
+
+def gradient(learner: Any, e: Any, weight: torch.Tensor | None = None, micro: int = 10_000) -> tuple[list[torch.Tensor], dict[str, float]]:
+    for p in parameters(learner):
+        p.grad = None
+    weight = learner.weigh(e, learner.totals(e)) if weight is None else weight
+    metrics: dict[str, Any] = {}
+    for part in torch.arange(len(e)).split(micro):
+        loss = learner.loss(e.take(part), weight[part])
+        loss.value.backward()
+        for k, m in loss.metrics.items():
+            metrics[k] = metrics[k] + m if k in metrics else m
+    return [p.grad.clone() for p in parameters(learner) if p.grad is not None], {k: m.value for k, m in metrics.items()}
+
+
+def made(name: str, rows: int = 6) -> tuple[Any, Any]:
+    """A learner, and experience that it has since moved away from."""
+    learner = LEARNERS[name].build()
+    with torch.no_grad():
+        e = learner.collect(LEARNERS[name].data(rows, Key(3)), Key(4))
+        g = torch.Generator().manual_seed(5)
+        for p in parameters(learner):
+            p.add_(torch.randn(p.shape, generator=g) * 0.02)
+    return learner, e
+
+
+def same(a: tuple[list[torch.Tensor], dict[str, float]], b: tuple[list[torch.Tensor], dict[str, float]]) -> None:
+    assert a[1] == pytest.approx(b[1], rel=1e-4, abs=1e-6)
+    assert len(a[0]) == len(b[0]) > 0
+    for x, y in zip(a[0], b[0], strict=True):
+        assert torch.isfinite(y).all()
+        torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-6)
+
+
+def change(e: Any, edit: Callable[[Sequences], Sequences], pad: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:
+    """The experience with its padding edited: in sequences by ``edit``, in [B, T] columns by ``pad``."""
+    out = {}
+    for f in fields(e):
+        x = getattr(e, f.name)
+        if isinstance(x, Sequences):
+            out[f.name] = edit(x)
+        elif isinstance(x, torch.Tensor) and x.dim() == 2:
+            out[f.name] = pad(x, e.sequences.mask)
+    return replace(e, **out)
+
+
+def has_padding(e: Any) -> bool:
+    return any((~x.mask).any() for x in (getattr(e, f.name) for f in fields(e)) if isinstance(x, Sequences))
+
+
+def test_padding_never_matters(name: str) -> None:
+    learner, e = made(name)
+    assert has_padding(e), "the toy data must contain padding"
+
+    def poison(s: Sequences) -> Sequences:
+        tokens, real = s.tokens.clone(), s.attention().bool()
+        tokens[~real] = 3
+        return replace(s, tokens=tokens)
+
+    def nan(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return torch.where(mask, x, torch.full_like(x, float("nan"))) if x.is_floating_point() else x
+
+    same(gradient(learner, e), gradient(learner, change(e, poison, nan)))
+
+
+def test_more_padding_changes_nothing(name: str) -> None:
+    learner, e = made(name)
+
+    def widen(s: Sequences) -> Sequences:
+        return s.widen(s.prompt_width + 2, s.mask.shape[1] + 3, 4)
+
+    def wider(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, torch.full((len(x), 3), float("nan") if x.is_floating_point() else 0, dtype=x.dtype)], 1)
+
+    same(gradient(learner, e), gradient(learner, change(e, widen, wider)))
+
+
+@pytest.mark.parametrize("micro", [1, 5])
+def test_micro_batches_change_nothing(name: str, micro: int) -> None:
+    learner, e = made(name)
+    same(gradient(learner, e), gradient(learner, e, micro=micro))
+
+
+def test_row_order_changes_nothing(name: str) -> None:
+    learner, e = made(name)
+    order = torch.randperm(len(e), generator=torch.Generator().manual_seed(8))
+    same(gradient(learner, e), gradient(learner, e.take(order)))
+
+
+def test_totals_are_global(name: str) -> None:
+    """Two processes with half the rows each, and summed totals, make the gradient of the whole."""
+    learner, e = made(name)
+    half = len(e) // 2
+    parts = [e.take(torch.arange(half)), e.take(torch.arange(half, len(e)))]
+    totals = sum(learner.totals(p) for p in parts)
+    whole, _ = gradient(learner, e)
+    grads = [gradient(learner, p, learner.weigh(p, totals))[0] for p in parts]
+    for w, a, b in zip(whole, *grads, strict=True):
+        torch.testing.assert_close(w, a + b, rtol=1e-3, atol=1e-6)
+
+
+def run(name: str, probe: bool, steps: int = 3) -> list[torch.Tensor]:
+    learner = LEARNERS[name].build()
+    config = LoopConfig(num_iterations=2, minibatch_rows=4)
+    for _ in train(learner, lambda i: LEARNERS[name].data(4, Key(i)), steps=steps, config=config, key=Key(7), accelerator=Accelerator(cpu=True)):
+        if probe:
+            torch.rand(5)  # a careless probe draws from the global stream
+            Key(7).generator().random(9)
+    return [p.detach().clone() for p in parameters(learner)]
+
+
+def test_same_seed_same_weights_with_or_without_probes(name: str) -> None:
+    for a, b in zip(run(name, False), run(name, True), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_stopped_and_resumed_is_bit_identical(name: str, tmp_path: Any) -> None:
+    config, data = LoopConfig(num_iterations=2, minibatch_rows=4, lr_scheduler_type="cosine"), LEARNERS[name].data
+
+    def steps(learner: Any, start: Any = None, stop: int | None = None) -> Any:
+        return train(
+            learner, lambda i: data(4, Key(i)), steps=4, config=config, key=Key(7), accelerator=Accelerator(cpu=True), start=start, stop=stop
+        )
+
+    whole = LEARNERS[name].build()
+    metrics = [s.metrics for s in steps(whole)]
+    first = LEARNERS[name].build()
+    for s in steps(first, stop=2):
+        save_state(tmp_path / "state", s.snapshot())
+    again = LEARNERS[name].build()
+    resumed = [s.metrics for s in steps(again, load_state(tmp_path / "state"))]
+    assert resumed == metrics[2:]
+    for a, b in zip(parameters(whole), parameters(again), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_experience_is_constant(name: str) -> None:
+    def tensors(t: Table) -> list[torch.Tensor]:
+        found: list[torch.Tensor] = []
+        for f in fields(t):
+            x = getattr(t, f.name)
+            found += [x] if isinstance(x, torch.Tensor) else tensors(x) if isinstance(x, Table) else []
+        return found
+
+    _, e = made(name)
+    assert tensors(e)
+    assert not any(x.requires_grad for x in tensors(e))
+
+
+def test_every_optimizer_is_under_this_contract() -> None:
+    from trueup.core.component import offered
+    from trueup.optimizers.protocol import OptimizerConfig
+
+    assert set(offered("trueup.optimizers", OptimizerConfig)) <= set(LEARNERS)
+    assert {"bradley_terry"} <= set(kinds("trueup.rewards.objectives")) & set(LEARNERS)
