@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -70,10 +70,10 @@ def _lines(schema: type[BaseModel], values: BaseModel | None, depth: int, kinds:
             yield from _lines(type(value), value, depth + 1, kinds)
         elif isinstance(value, list | tuple) and value and isinstance(value[0], BaseModel):
             yield f"{pad}{name}:"
-            for item in value:
-                first, *rest = _without_comments(_lines(type(item), item, depth + 2, kinds))
-                yield f"{pad}  - {first.lstrip()}"
-                yield from rest
+            for number, item in enumerate(value):
+                lines = list(_lines(type(item), item, depth + 2, kinds))
+                yield f"{pad}  -"
+                yield from lines if number == 0 else _without_comments(lines)
         else:
             yield f"{pad}{name}: {_scalar(value)}"
         yield from _unused(field, value, pad, kinds)
@@ -86,7 +86,7 @@ def _unused(field: FieldInfo, value: Any, pad: str, kinds: Kinds) -> Iterator[st
         yield from (f"{pad}#   {line}" for line in _without_comments(_lines(group, None, 0, kinds)))
 
 
-def _without_comments(lines: Iterator[str]) -> list[str]:
+def _without_comments(lines: Iterable[str]) -> list[str]:
     return [line for line in lines if not line.lstrip().startswith("#")]
 
 
@@ -162,7 +162,7 @@ def _default(field: FieldInfo) -> Any:
 
 def _scalar(value: Any) -> str:
     """A value on one line, as YAML reads it back."""
-    text = yaml.safe_dump(plain(value), default_flow_style=True, width=10_000, allow_unicode=True).strip()
+    text = yaml.safe_dump(plain(value), default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False).strip()
     return text.removesuffix("\n...").removesuffix("...").strip()
 
 

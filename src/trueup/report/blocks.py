@@ -53,11 +53,13 @@ class Chip:
     who: str
     word: str
     rule: str
+    colour: str = ""
+    """Colour class, where the word is none of `TONES`."""
 
     @property
     def tone(self) -> str:
         """Its colour class."""
-        return TONES.get(self.word, "plain")
+        return self.colour or TONES.get(self.word, "plain")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,7 @@ def draw_intervals(
     xlabel: str,
     alt: str,
     zero: float | None = 0.0,
-    width: int = 560,
+    width: int = 420,
 ) -> Markup:
     """A forest plot: one row a quantity with its interval.
 

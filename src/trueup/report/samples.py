@@ -49,6 +49,7 @@ def choose_samples(rows: pd.DataFrame, *, limit: int, key: Key) -> SampleTable:
     for place, positions in cells:
         picked.append(_pick(np.asarray(positions, dtype=np.int64), gap, quota, key / str(place)))
     chosen = np.concatenate(picked)[:limit]
+    chosen = chosen[np.argsort(-np.nan_to_num(gap[chosen]), kind="stable")]
     rule = f"{quota} from each arm and checkpoint: half with the largest and smallest {measure}, half at random"
     return SampleTable(
         rows=[_row(rows.iloc[int(i)], gap[int(i)], known_gold) for i in chosen],

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trueup.report.answer import answers
-from trueup.report.blocks import Absent, Block, Card, Figures, Page, Samples, Section, Table
+from trueup.report.blocks import Absent, Block, Card, Chip, Figures, Page, Samples, Section, Table
 from trueup.report.comparison import comparison_block
 from trueup.report.curves import headline, tracking
 from trueup.report.diagnoses import diagnosis_blocks
@@ -111,14 +111,12 @@ def _checkpoint_table(data: Mapping[str, Any]) -> Table:
 
 
 def _decisions(data: Mapping[str, Any]) -> Block:
-    rows = [
-        [name, number(d["keep_step"]), {True: "yes", False: "no"}.get(d["stop"], "–"), d["why"]] for name, d in data["decisions"].items()
-    ]
+    chips = []
+    for name, d in data["decisions"].items():
+        keep = "nothing to keep" if d["keep_step"] is None else f"keep step {d['keep_step']}"
+        chips.append(Chip(who=name, word=keep + (", stop" if d["stop"] else ""), rule=d["why"], colour="note"))
     return Card(
-        anchor="decision",
-        heading="Which checkpoint of each arm should be kept, and should training stop?",
-        name="decision",
-        tables=[Table(columns=["Arm", "Keep step", "Stop", "Why"], rows=rows, words=(2, 3))],
+        anchor="decision", heading="Which checkpoint of each arm should be kept, and should training stop?", name="decision", verdicts=chips
     )
 
 

@@ -201,7 +201,7 @@ def _distinct(ranked: Sequence[Ranked], top: int) -> list[Ranked]:
     explained = {part for words, last in count.items() for part in _parts(words) if part in count and last >= 0.8 * count[part]}
     chosen: list[Ranked] = []
     for row in ranked:
-        if row[0] in explained or any(_overlap(row[0], c[0]) for c in chosen):
+        if row[0] in explained or any(_overlap(row, c) for c in chosen):
             continue
         chosen.append(row)
         if len(chosen) == top:
@@ -213,9 +213,10 @@ def _parts(words: tuple[str, ...]) -> set[tuple[str, ...]]:
     return {words[i : i + n] for n in range(1, len(words)) for i in range(len(words) - n + 1)}
 
 
-def _overlap(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
-    """Whether two phrases are mostly the same words, such as two windows on one longer phrase."""
-    return len(set(a) & set(b)) >= 0.75 * min(len(set(a)), len(set(b)))
+def _overlap(a: Ranked, b: Ranked) -> bool:
+    """Whether two phrases are mostly the same words, or share some and always come together: windows on one longer phrase."""
+    shared = len(set(a[0]) & set(b[0]))
+    return shared >= 0.75 * min(len(set(a[0])), len(set(b[0]))) or (shared > 0 and a[1:3] == b[1:3])
 
 
 def _padded(text: str) -> str:

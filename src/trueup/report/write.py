@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trueup.core.rng import Key
 from trueup.mismatch.verdict import MismatchSettings
@@ -39,13 +40,22 @@ def write_report(run_dir: Path, *, key: Key, settings: MismatchSettings | None =
     Raises:
         UserError: the folder is no run, holds nothing to report yet, is damaged, or may not be written.
     """
+    return report_one(run_dir, key=key, settings=settings)[0]
+
+
+def report_one(run_dir: Path, *, key: Key, settings: MismatchSettings | None = None) -> tuple[ReportPaths, dict[str, Any]]:
+    """`write_report`, and the content of its report.json."""
     found = load_run(run_dir, key, settings)
     data = report_data(found)
     page = build_page(data, choose_samples(found.records, limit=SHOWN_REPLIES, key=key / "samples"))
-    folder = Run(run_dir).report_dir
+    document = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+    return write_document(Run(run_dir).report_dir, document, render_markdown(page), render_html(page)), data
+
+
+def write_document(folder: Path, document: str, markdown: str, html: str) -> ReportPaths:
+    """Write the three forms of a report; the page comes last, so that whoever sees it finds the numbers beside it."""
     paths = ReportPaths(html=folder / "index.html", json=folder / "report.json", markdown=folder / "report.md")
-    # The page comes last: whoever sees it finds the numbers beside it.
-    write_text(paths.json, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    write_text(paths.markdown, render_markdown(page))
-    write_text(paths.html, render_html(page))
+    write_text(paths.json, document + "\n")
+    write_text(paths.markdown, markdown)
+    write_text(paths.html, html)
     return paths

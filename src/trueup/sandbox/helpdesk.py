@@ -42,7 +42,7 @@ class HelpdeskConfig(WorldConfig):
     """Share of contexts that training prompts may be about; demonstrations show the others too, under other wordings than the test's."""
     kinds: dict[language.Kind, float] = {"fact": 0.35, "benign": 0.15, "benign_scary": 0.25, "harmful": 0.25}
     """Relative number of prompts of each kind."""
-    demonstrations: int = Field(default=1500, ge=0)
+    demonstrations: int = Field(default=4000, ge=0)
     """Replies to imitate, drawn from the demonstrators."""
     demonstrators: dict[str, float] = {
         "expert": 1, "sloppy": 1, "verbose": 1, "anxious": 1, "flatterer": 1, "reckless": 1, "babbler": 0.4,
@@ -128,8 +128,9 @@ class Helpdesk:
         return {"train": self._splits.train, "validation": self._splits.validation, "test": self._splits.test}[split]
 
     def demonstrations(self) -> Sequence[Demonstration]:
-        """Replies of the pooled source policies, to prompts of the training split and to prompts about the contexts it leaves out."""
+        """Replies of the pooled source policies, to prompts of the training split and to further wordings, about all contexts."""
         prompts, key = [*self._splits.train, *self._splits.lessons], self.key / "demonstrations"
+        prompts = [prompts[int(i)] for i in (key / "order").permutation(len(prompts))]
         chosen = _draw(self.config.demonstrators, self.config.demonstrations, key / "sources")
         return [self._written(prompts[i % len(prompts)], source, key / i) for i, source in enumerate(chosen)]
 

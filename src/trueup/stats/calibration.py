@@ -76,12 +76,17 @@ def reliability(delta: ArrayLike, outcome: ArrayLike, bins: int = BINS, edges: E
 
 
 def bin_of(probability: Array, bins: int, edges: Edges) -> NDArray[np.int64]:
-    """[N] The bin of each forecast; equal forecasts always share one."""
+    """[N] The bin of each forecast. Equal forecasts share one, and one on an edge goes to the side of 1/2, as its mirror image does."""
+    half = np.arange(1, bins // 2 + 1)
     if edges == "width":
-        return np.minimum((probability * bins).astype(np.int64), bins - 1)
-    order = np.sort(probability)
-    upper = order[np.minimum((np.arange(1, bins) * len(order)) // bins, len(order) - 1)]
-    return np.searchsorted(upper, probability, side="right").astype(np.int64)
+        lower = half / bins
+    else:
+        order = np.sort(probability)
+        place = np.clip(half * len(order) // bins, 1, max(1, len(order) - 1))
+        lower = np.minimum((order[place - 1] + order[np.minimum(place, len(order) - 1)]) / 2, 0.5)
+    inner = np.unique(np.concatenate([lower, 1 - lower]))
+    up, down = (np.searchsorted(inner, probability, side=side) for side in ("right", "left"))
+    return np.where(probability <= 0.5, up, down).astype(np.int64)
 
 
 def ece_under_calibration(delta: ArrayLike, key: Key, *, bins: int = BINS, edges: Edges = "width", draws: int = 500) -> Array:

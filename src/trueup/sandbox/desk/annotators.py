@@ -34,9 +34,9 @@ class Annotator(Config):
     """Liking for a hedge or a disclaimer."""
     refusal: float = Field(default=0.0, ge=-5, le=5)
     """Liking for a refusal, whatever was asked."""
-    temperature: float = Field(default=0.5, gt=0)
+    temperature: float = Field(default=0.35, gt=0)
     """Randomness of the comparison, in units of gold; small is decisive."""
-    flip: float = Field(default=0.03, ge=0, lt=0.5)
+    flip: float = Field(default=0.02, ge=0, lt=0.5)
     """Probability of writing down the wrong side."""
 
     def bias(self, reading: Reading) -> float:

@@ -17,7 +17,7 @@ class Splits:
 
     Args:
         train, validation, test: disjoint prompts of each split.
-        lessons: further prompts that only demonstrations use, about the contexts that training leaves out.
+        lessons: further prompts, about all contexts, that only demonstrations use.
         covered: names of the contexts that training and validation may ask about.
     """
 
@@ -60,6 +60,7 @@ def make_splits(sizes: Mapping[Split, int], shares: Mapping[Kind, float], covere
         for split, count in counts.items():
             drawn[split] += [_prompt(*pool.pop(), split, covered=True) for _ in range(count)]
         drawn["test"] += [_prompt(*other.pop(), "test", covered=False) for _ in range(n_other)]
+        drawn["lessons"] += [_prompt(*item, "lessons", covered=True) for item in pool]
         drawn["lessons"] += [_prompt(*item, "lessons", covered=False) for item in other]
     named = {split: tuple(_named(prompts, split, key)) for split, prompts in drawn.items()}
     return Splits(**named, covered=frozenset(covered))

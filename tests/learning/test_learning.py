@@ -1,0 +1,93 @@
+"""Each learner solves the world it is meant for, in seconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from tests_support import goodness, tiny_parts, tiny_policy, tiny_reward
+
+from trueup.core.rng import Key
+from trueup.data.rows import Demonstration, Preference, Prompt, Reply
+from trueup.data.tokens import decode_replies
+from trueup.decoding.rollout import Rollout
+from trueup.loop.config import LoopConfig
+from trueup.loop.train import train
+from trueup.models.policy import Policy
+from trueup.optimizers.experience import PromptBatch
+from trueup.optimizers.ppo import PPOConfig
+from trueup.optimizers.rloo import RLOOConfig
+from trueup.optimizers.sft import SFT, DemonstrationBatch
+from trueup.rewards.fit import PreferenceBatch, RewardLearner
+from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig
+
+PROMPT = Prompt(id="p", text="ask")
+
+
+def truth(policy: Policy) -> float:
+    sampled = Rollout(policy).sample([[6]], num_samples=256, max_tokens=6, key=Key(50))
+    replies = decode_replies(policy.tokenizer, sampled.sequences.replies, sampled.sequences.mask)
+    return sum(goodness(None, replies)) / len(replies)
+
+
+def learn(learner: Any, batch_of: Any, steps: int, **loop: Any) -> None:
+    for _ in train(learner, batch_of, steps=steps, config=LoopConfig(**loop), key=Key(7), accelerator=Accelerator(cpu=True)):
+        pass
+
+
+def asked(_: int) -> PromptBatch:
+    return PromptBatch(row=torch.arange(8), prompt=("ask",) * 8, ids=((6,),) * 8)
+
+
+@pytest.mark.parametrize(
+    ("config", "steps", "loop"),
+    [
+        (RLOOConfig(num_generations=8, max_completion_length=6, beta=0.0), 40, {"learning_rate": 1e-2}),
+        (PPOConfig(num_generations=8, max_completion_length=6, beta=0.0), 30, {"learning_rate": 1e-2, "num_iterations": 3, "minibatch_rows": 32}),
+    ],
+    ids=["rloo", "ppo"],
+)
+def test_policies_find_the_reward(config: Any, steps: int, loop: dict[str, Any]) -> None:
+    parts = tiny_parts()
+    before = truth(parts.policy)
+    learn(config.build(parts), asked, steps, **loop)
+    assert truth(parts.policy) > before + 0.4
+
+
+def test_a_strong_kl_coefficient_keeps_the_policy_home() -> None:
+    parts = tiny_parts()
+    before = truth(parts.policy)
+    learn(RLOOConfig(num_generations=8, max_completion_length=6, beta=10.0).build(parts), asked, 20, learning_rate=1e-2)
+    assert abs(truth(parts.policy) - before) < 0.15
+
+
+def test_sft_imitates() -> None:
+    policy = tiny_policy()
+    rows = tuple(Demonstration(prompt=PROMPT, reply=Reply(text="good good tell")) for _ in range(8))
+    learn(SFT(policy), lambda i: DemonstrationBatch(row=torch.arange(8), demonstration=rows), 60, learning_rate=1e-2)
+    sampled = Rollout(policy).sample([[6]], num_samples=50, max_tokens=6, key=Key(1))
+    texts = [r.text for r in decode_replies(policy.tokenizer, sampled.sequences.replies, sampled.sequences.mask)]
+    assert texts.count("good good tell") > 45
+
+
+def test_reward_models_rank_unseen_pairs() -> None:
+    def pairs(seed: int, n: int) -> tuple[Preference, ...]:
+        out: list[Preference] = []
+        g = Key(seed).generator()
+        while len(out) < n:
+            a, b = (Reply(text=" ".join(g.choice(["good", "bad", "dull", "tell"], size=4))) for _ in range(2))
+            ga, gb = goodness(None, [a, b])
+            if ga != gb:
+                chosen, rejected = (a, b) if ga > gb else (b, a)
+                out.append(Preference(id=str(len(out)), prompt=PROMPT, chosen=chosen, rejected=rejected))
+        return tuple(out)
+
+    model = tiny_reward()
+    batches = [PreferenceBatch(row=torch.arange(64), preference=pairs(i, 64)) for i in range(60)]
+    learn(RewardLearner(BradleyTerryConfig(), model), lambda i: batches[i], 60, learning_rate=1e-2)
+    held = pairs(1000, 300)
+    with torch.no_grad():
+        chosen, rejected = (model.score(model.encode(["ask"] * 300, r)) for r in ([p.chosen for p in held], [p.rejected for p in held]))
+    assert (chosen > rejected).float().mean().item() > 0.95
