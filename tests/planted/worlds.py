@@ -40,6 +40,10 @@ class Plant:
     """Factor on the proxy's within-prompt differences at the last checkpoint."""
     flips: float = 0.0
     """Share of evaluation 'task_correct' lost by the last checkpoint."""
+    refit_at: int | None = None
+    """Position of the checkpoint from which another reward model, another scale of the same score, is in force."""
+    labelled: bool = False
+    """Annotators compare the offline pairs and the policy's neighbouring samples; they see twice the gold gap as log-odds."""
 
 
 def frame(plant: Plant, seed: int, arm: str = "static") -> pd.DataFrame:
@@ -68,7 +72,7 @@ def _policy(plant: Plant, g: np.random.Generator, arm: str) -> pd.DataFrame:
     right = g.random(shape) < 0.8 - plant.flips * t
     tokens = np.round(60 + 10 * length + plant.length_growth * t)
     names = np.array([f"p{i:04d}" for i in range(plant.prompts)])
-    return pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "arm": arm,
             "step": step * 10,
@@ -81,12 +85,13 @@ def _policy(plant: Plant, g: np.random.Generator, arm: str) -> pd.DataFrame:
             "kl_policy_ref_exact_nats": kl.ravel(),
             "scores.rm-0": proxy.ravel() * 2.0 + 1.0,
             "proxy_fixed": proxy.ravel(),
-            "proxy_current": proxy.ravel(),
+            "proxy_current": np.where(step >= (plant.checkpoints if plant.refit_at is None else plant.refit_at), 1.5, 1.0) * proxy.ravel(),
             "gold": gold.ravel(),
             "evaluations.task_correct": right.ravel().astype(float),
             "evaluations.unheard_of": g.normal(0, 1, shape).ravel() - 3 * np.broadcast_to(t, shape).ravel(),
         }
     )
+    return _labelled(rows, g) if plant.labelled else rows
 
 
 def _partner(gold: np.ndarray, agreement: np.ndarray | float, g: np.random.Generator) -> np.ndarray:
@@ -100,7 +105,7 @@ def _offline(plant: Plant, g: np.random.Generator, pairs: int = 300) -> pd.DataF
     gold = g.normal(0, 1, shape) + plant.gold_likes_length * length
     proxy = _partner(gold, plant.agreement, g) + plant.length_bias * length
     pair, side = (a.ravel() for a in np.indices(shape))
-    return pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "arm": "offline",
             "step": np.nan,
@@ -113,6 +118,18 @@ def _offline(plant: Plant, g: np.random.Generator, pairs: int = 300) -> pd.DataF
             "gold": gold.ravel(),
         }
     )
+    return _labelled(rows, g) if plant.labelled else rows
+
+
+def _labelled(rows: pd.DataFrame, g: np.random.Generator) -> pd.DataFrame:
+    """Neighbouring rows compared; the label is written on both of them."""
+    gold, names = rows["gold"].to_numpy(), rows["sample_id"].tolist()
+    won = g.random(len(rows) // 2) < 1 / (1 + np.exp(-2 * (gold[0::2] - gold[1::2])))
+    labels = []
+    for i, w in enumerate(won):
+        for other, preference in ((2 * i + 1, float(w)), (2 * i, 1 - float(w))):
+            labels.append([{"annotator": "a", "other_sample_id": names[other], "preference": preference}])
+    return rows.assign(labels=labels)
 
 
 def alarm_rate(diagnose, settings, plant: Plant, seeds: int) -> float:

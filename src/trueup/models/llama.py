@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
 
 from trueup.data.tokens import Sequences
+from trueup.ops.fused import rms_norm, rotary, swiglu
 
 
 class Hidden(NamedTuple):
@@ -36,120 +37,91 @@ def lean_trunk(model: Any) -> LlamaModel | None:
         and not config.attention_bias
         and not config.mlp_bias
         and config.rope_parameters.get("rope_type") == "default"
-        and not config.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0
+        and config.rope_parameters.get("partial_rotary_factor", 1.0) == 1.0
     )
     whole = all(type(m) is nn.Linear for layer in trunk.layers for m in (layer.self_attn.q_proj, layer.self_attn.v_proj, layer.mlp.up_proj))
     return trunk if plain and whole else None
 
 
-def reply_states(trunk: LlamaModel, sequences: Sequences) -> Hidden:
-    """Hidden states that replies need; each distinct prompt is computed once."""
-    width = sequences.prompt_width
-    prompts, which = _distinct(sequences.tokens[:, :width], sequences.prompt_mask)
-    prompt_mask = prompts.mask
-    lengths = prompt_mask.sum(1)
-    count, rows, steps = len(prompt_mask), len(sequences), sequences.mask.shape[1]
-    positions = torch.cat(
-        [
-            (prompt_mask.cumsum(1) - 1).clamp(min=0).flatten(),
-            (lengths[which, None] + torch.arange(steps, device=which.device)).flatten(),
-        ]
-    )
-    layout = _Layout(
-        prompts=count,
-        width=width,
-        rows=rows,
-        steps=steps,
-        which=which,
-        prompt_bias=_prompt_bias(prompt_mask),
-        reply_bias=_reply_bias(prompt_mask, which, steps),
-    )
-    x = F.embedding(torch.cat([prompts.tokens.flatten(), sequences.replies.flatten()]), trunk.embed_tokens.weight)
+def reply_states(trunk: LlamaModel, sequences: Sequences, dtype: torch.dtype = torch.float32) -> Hidden:
+    """Hidden states that replies need; each distinct prompt is computed once.
+
+    Args:
+        trunk: from `lean_trunk`.
+        sequences: prompts with replies.
+        dtype: matrix products are done in it; the residual stream keeps the weights' own.
+    """
+    at, positions, tokens = _plan(sequences)
+    x = F.embedding(tokens, trunk.embed_tokens.weight)
     cos, sin = rotation(trunk, positions)
     for layer in trunk.layers:
-        x = x + _attention(layer, _norm(x, layer.input_layernorm), cos, sin, layout)
-        x = x + _mlp(layer.mlp, _norm(x, layer.post_attention_layernorm))
-    x = _norm(x, trunk.norm)
-    last = x[: count * width].view(count, width, -1)[:, -1]
-    return Hidden(last[which], x[count * width :].view(rows, steps, -1))
+        block, mlp = layer.self_attn, layer.mlp
+        inner = rms_norm(x, layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon, dtype)
+        qkv = F.linear(inner, torch.cat([block.q_proj.weight, block.k_proj.weight, block.v_proj.weight]).to(dtype))
+        x = x + F.linear(_attend(qkv, cos, sin, block, at).to(dtype), block.o_proj.weight.to(dtype))
+        inner = rms_norm(x, layer.post_attention_layernorm.weight, layer.post_attention_layernorm.variance_epsilon, dtype)
+        gate_up = F.linear(inner, torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).to(dtype))
+        x = x + F.linear(swiglu(gate_up), mlp.down_proj.weight.to(dtype))
+    x = rms_norm(x, trunk.norm.weight, trunk.norm.variance_epsilon, dtype)
+    cut = at.prompts * at.width
+    last = x[:cut].view(at.prompts, at.width, -1)[:, -1]
+    return Hidden(last[at.which], x[cut:].view(at.rows, at.steps, -1))
 
 
 def rotation(trunk: LlamaModel, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """[n, 1, D/2] float32 cosines and sines of rotary positions (Su et al. 2021, arXiv 2104.09864)."""
+    """[n, 1, D/2] float32 cosines and sines of rotary positions."""
     angles = positions[:, None].float() * trunk.rotary_emb.inv_freq
     return angles.cos()[:, None], angles.sin()[:, None]
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the halves of the last dimension: [n, heads, D]."""
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-
-
-class _Distinct(NamedTuple):
-    tokens: Tensor
-    mask: Tensor
-
-
 class _Layout(NamedTuple):
     prompts: int
+    """N distinct ones."""
     width: int
     rows: int
     steps: int
     which: Tensor
-    prompt_bias: Tensor
-    reply_bias: Tensor
+    """[B] prompt of each row."""
+    prompt_mask: Tensor
+    """[N, 1, P, P] bool, what prompt tokens look at."""
+    reply_mask: Tensor
+    """[B, 1, T, P+T] bool, what reply tokens look at."""
 
 
-def _distinct(tokens: Tensor, mask: Tensor) -> tuple[_Distinct, Tensor]:
-    keyed = torch.where(mask, tokens, -1)
+def _plan(sequences: Sequences) -> tuple[_Layout, Tensor, Tensor]:
+    """Where tokens lie in the flat batch (distinct prompts, then replies), their positions and ids."""
+    width, steps, rows = sequences.prompt_width, sequences.mask.shape[1], len(sequences)
+    keyed = torch.where(sequences.prompt_mask, sequences.tokens[:, :width], -1)
     found, which = torch.unique(keyed, dim=0, return_inverse=True)
-    return _Distinct(found.clamp(min=0), found >= 0), which
+    mask = found >= 0
+    causal, own = (torch.ones(n, n, dtype=torch.bool, device=mask.device).tril() for n in (width, steps))
+    diagonal = torch.eye(width, dtype=torch.bool, device=mask.device)  # padding looks at itself, or its softmax would be undefined
+    at = _Layout(
+        prompts=len(found),
+        width=width,
+        rows=rows,
+        steps=steps,
+        which=which,
+        prompt_mask=((causal & mask[:, None]) | diagonal)[:, None],
+        reply_mask=torch.cat([mask[which][:, None].expand(rows, steps, -1), own.expand(rows, -1, -1)], 2)[:, None],
+    )
+    first = (mask.cumsum(1) - 1).clamp(min=0)
+    after = mask.sum(1)[which, None] + torch.arange(steps, device=mask.device)
+    return at, torch.cat([first.flatten(), after.flatten()]), torch.cat([found.clamp(min=0).flatten(), sequences.replies.flatten()])
 
 
-def _prompt_bias(mask: Tensor) -> Tensor:
-    """[N, 1, P, P] bool: earlier real tokens, and oneself, so that padding has something to look at."""
-    width = mask.shape[1]
-    causal = torch.ones(width, width, dtype=torch.bool, device=mask.device).tril()
-    return ((causal & mask[:, None]) | torch.eye(width, dtype=torch.bool, device=mask.device))[:, None]
-
-
-def _reply_bias(mask: Tensor, which: Tensor, steps: int) -> Tensor:
-    """[B, 1, T, P+T] bool: the whole prompt, and the reply up to oneself."""
-    causal = torch.ones(steps, steps, dtype=torch.bool, device=mask.device).tril()
-    rows = len(which)
-    return torch.cat([mask[which][:, None].expand(rows, steps, -1), causal.expand(rows, -1, -1)], 2)[:, None]
-
-
-def _norm(x: Tensor, norm: Any) -> Tensor:
-    return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
-
-
-def _attention(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, at: _Layout) -> Tensor:
-    block = layer.self_attn
-    size = block.head_dim
-    qkv = F.linear(x, torch.cat([block.q_proj.weight, block.k_proj.weight, block.v_proj.weight]))
-    qkv = qkv.view(len(x), -1, size)
-    heads = block.config.num_attention_heads
-    groups = block.config.num_key_value_heads
-    cos, sin = cos.to(qkv.dtype), sin.to(qkv.dtype)
-    turned = rotate(qkv[:, : heads + groups], cos, sin)
-    cut = at.prompts * at.width
+def _attend(qkv: Tensor, cos: Tensor, sin: Tensor, block: Any, at: _Layout) -> Tensor:
+    """[n, 3 W] -> [n, W]; in float32, because the bfloat16 backward kernel of CPUs is ten times slower."""
+    size, heads, groups = block.head_dim, block.config.num_attention_heads, block.config.num_key_value_heads
+    wide = qkv.float().view(len(qkv), heads + 2 * groups, size)
+    turned = rotary(wide[:, : heads + groups], cos, sin)
+    cut, grouped = at.prompts * at.width, heads != groups
 
     def split(y: Tensor) -> tuple[Tensor, Tensor]:
         return y[:cut].view(at.prompts, at.width, -1, size).transpose(1, 2), y[cut:].view(at.rows, at.steps, -1, size).transpose(1, 2)
 
-    q_prompt, q_reply = split(turned[:, :heads])
-    k_prompt, k_reply = split(turned[:, heads:])
-    v_prompt, v_reply = split(qkv[:, heads + groups :])
-    grouped = heads != groups
-    first = F.scaled_dot_product_attention(q_prompt, k_prompt, v_prompt, attn_mask=at.prompt_bias, enable_gqa=grouped)
-    keys, values = (torch.cat([p[at.which], r], 2) for p, r in ((k_prompt, k_reply), (v_prompt, v_reply)))
-    second = F.scaled_dot_product_attention(q_reply, keys, values, attn_mask=at.reply_bias, enable_gqa=grouped)
-    out = torch.cat([first.transpose(1, 2).reshape(cut, -1), second.transpose(1, 2).reshape(at.rows * at.steps, -1)])
-    return F.linear(out, block.o_proj.weight)
-
-
-def _mlp(mlp: Any, x: Tensor) -> Tensor:
-    gate, up = F.linear(x, torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])).chunk(2, -1)
-    return F.linear(F.silu(gate) * up, mlp.down_proj.weight)
+    (q0, q1), (k0, k1), (v0, v1) = split(turned[:, :heads]), split(turned[:, heads:]), split(wide[:, heads + groups :])
+    first = F.scaled_dot_product_attention(q0, k0, v0, attn_mask=at.prompt_mask, enable_gqa=grouped)
+    keys, values = torch.cat([k0[at.which], k1], 2), torch.cat([v0[at.which], v1], 2)
+    second = F.scaled_dot_product_attention(q1, keys, values, attn_mask=at.reply_mask, enable_gqa=grouped)
+    return torch.cat([first.transpose(1, 2).reshape(cut, -1), second.transpose(1, 2).reshape(at.rows * at.steps, -1)])

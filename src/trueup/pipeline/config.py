@@ -58,6 +58,8 @@ class RewardModelConfig(Config):
     """A copy of the SFT policy's trunk; any trunk in a folder or hub name; or frozen sentence embeddings with a small head."""
     path: str | None = None
     """Folder or hub name, for ``path``."""
+    rendering: Literal["template", "roles"] = "template"
+    """Messages become text by the tokenizer's chat template, or as ``Human: …`` and ``Assistant: …`` paragraphs where it has none."""
     head_width: int = Field(default=64, ge=0)
     """Hidden units of the head on embeddings; 0 makes it linear."""
     features: Literal["reply", "joined", "both"] = "joined"
@@ -84,6 +86,35 @@ class RewardStageConfig(FitConfig):
     """The loss per pair."""
     reference_samples: int = Field(default=256, ge=8)
     """Replies of the SFT policy on which scores are rescaled to mean 0 and deviation 1, at the first fit and at every refit."""
+
+
+class PreferenceFileConfig(Config):
+    """A preference set in a file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Short name for tables."""
+    path: str
+    """The file (relative to this configuration), or a hub data set's name."""
+    on_bad: Literal["error", "skip"] = "error"
+    """What to do with rows that cannot be used: stop, or leave them out and count them."""
+
+
+class JudgedModelConfig(RewardStageConfig):
+    """A reward model to judge by cross-validation."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Short name for tables."""
+
+
+class CrossValidateConfig(Config):
+    """Judging reward models on preference files, without any policy."""
+
+    folds: int = Field(default=5, ge=2)
+    """Parts of each set; no opening turn is in two of them."""
+    sets: tuple[PreferenceFileConfig, ...] = Field(min_length=1)
+    """Preference sets, each on its own."""
+    models: tuple[JudgedModelConfig, ...] = Field(min_length=1)
+    """Reward models, each fitted on each set."""
 
 
 class SampledPreferencesConfig(Config):
@@ -147,8 +178,10 @@ class RunConfig(Config):
     """Name shown in the report."""
     seed: int = Field(default=0, ge=0)
     """Every random number of the run comes from it."""
-    world: AnyWorld
-    """Where prompts, preferences and (in a sandbox) truth come from."""
+    world: AnyWorld | None = None
+    """Where prompts, preferences and (in a sandbox) truth come from; needed unless only ``cross_validate`` is asked for."""
+    cross_validate: CrossValidateConfig | None = None
+    """Judge reward models on preference files instead of running a policy; needs ``policy: null``."""
     policy_model: PolicyModelConfig = PolicyModelConfig()
     """Which policy to start from."""
     sft: FitConfig | None = FitConfig()
@@ -175,6 +208,14 @@ class RunConfig(Config):
     """torch threads; torch's own choice if left out. Part of what makes a rerun bit-identical."""
     report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
     """Trackers beside metrics.jsonl, through accelerate."""
+
+    @model_validator(mode="after")
+    def _one_job(self) -> RunConfig:
+        if self.cross_validate is None and self.world is None:
+            raise ValueError("needs 'world', such as {kind: helpdesk}, or 'cross_validate'")
+        if self.cross_validate is not None and (self.policy is not None or self.world is not None):
+            raise ValueError("'cross_validate' judges reward models alone: set policy: null and leave out world, or remove cross_validate")
+        return self
 
     @model_validator(mode="after")
     def _distinct_arms(self) -> RunConfig:

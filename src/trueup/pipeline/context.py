@@ -8,6 +8,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.models.embeddings import Embedder, load_embedder
 from trueup.pipeline.config import RunConfig, resolve_path
@@ -22,11 +23,18 @@ class Context:
 
     run: Run
     config: RunConfig
-    world: World
+    given_world: World | None
     base: Path
     """Relative paths of the configuration are read from here."""
     accelerator: Accelerator
     listener: Listener
+
+    @property
+    def world(self) -> World:
+        """Where prompts, preferences and truth come from."""
+        if self.given_world is None:
+            raise UserError("this run has no world. Set world, such as {kind: helpdesk}.", where="world")
+        return self.given_world
 
     @property
     def key(self) -> Key:

@@ -33,7 +33,7 @@ FIRST = "rm-0"
 def first_reward(context: Context, policy: Policy, pairs: Sequence[Preference]) -> LearnedReward:
     """The reward model that every arm starts with; fitted now, or read back where that was done."""
     config = context.config.reward
-    model = new_model(context, policy, config)
+    model = new_model(context, policy, config, context.key / "reward_model")
     steps = math.ceil(len(pairs) * config.epochs / config.batch_size)
     return fitted(
         context, STAGE, None, model, pairs, policy, objective=config.objective, steps=steps, batch_size=config.batch_size,
@@ -41,16 +41,18 @@ def first_reward(context: Context, policy: Policy, pairs: Sequence[Preference]) 
     )  # fmt: skip
 
 
-def new_model(context: Context, policy: Policy, config: RewardStageConfig) -> RewardModel:
-    """An untrained reward model."""
-    key, model = context.key / "reward_model", config.model
+def new_model(context: Context, policy: Policy | None, config: RewardStageConfig, key: Key) -> RewardModel:
+    """An untrained reward model, its head drawn from ``key``."""
+    model = config.model
     if model.trunk == "policy":
+        if policy is None:
+            raise UserError("there is no policy here whose trunk could be copied. Set trunk to 'embeddings' or 'path'.", where="model.trunk")
         return reward_from_policy(policy, key)
     if model.trunk == "embeddings":
         return new_embedding_reward(context.embedder, key, hidden_size=model.head_width, features=model.features, source=context.config.embeddings)
     if model.path is None:
         raise UserError("trunk 'path' needs reward.model.path, a folder or hub name.", where="reward.model")
-    return new_reward(resolve_path(model.path, context.base), key)
+    return new_reward(resolve_path(model.path, context.base), key, rendering=model.rendering)
 
 
 def fitted(

@@ -14,10 +14,11 @@ from transformers.utils import logging as transformers_logging
 
 from trueup.core.config import digest
 from trueup.core.errors import UserError
-from trueup.data.rows import Preference
+from trueup.data.rows import Preference, Split
 from trueup.pipeline.arm import run_arm
 from trueup.pipeline.config import RunConfig
 from trueup.pipeline.context import Context
+from trueup.pipeline.cross_validate import cross_validate
 from trueup.pipeline.events import Event, Listener, nobody
 from trueup.pipeline.preferences import offline_records, preference_pairs
 from trueup.pipeline.reward import STAGE as REWARD
@@ -70,24 +71,34 @@ def execute(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     accelerator = _accelerator(config, out)
-    world = config.world.build(config.seed, base or Path.cwd())
+    base = base or Path.cwd()
+    world = None if config.world is None else config.world.build(config.seed, base)
     with Run.create(out, config.model_dump(mode="json"), resume=resume) as run:
-        context = Context(run, config, world, base or Path.cwd(), accelerator, on_event)
+        context = Context(run, config, world, base, accelerator, on_event)
         _manifest(context)
-        policy = sft_policy(context)
-        if "reward" in wanted:
-            pool = preference_pairs(context, policy, "train")
-            reward = first_reward(context, policy, pool)
-            _examine(context, preference_pairs(context, policy, "validation"), reward)
-            if "policy" in wanted:
-                for arm in config.arms:
-                    run_arm(context, arm, reward, pool)
+        if config.cross_validate is not None:
+            cross_validate(context, config.cross_validate)
+        else:
+            _stages(context, wanted)
         _manifest(context)
         rows = run.metrics()
         context.tell(Event(kind="done", stage=wanted[-1], text=str(out)))
     accelerator.end_training()
     metrics = dict(rows[-1]["metrics"]) if rows else {}
     return RunResult(root=out, stages=wanted, arms=tuple(a.name for a in config.arms), wall_s=time.perf_counter() - began, metrics=metrics)
+
+
+def _stages(context: Context, wanted: tuple[str, ...]) -> None:
+    """SFT, preferences and reward model, arms: as far as asked."""
+    policy = sft_policy(context)
+    if "reward" not in wanted:
+        return
+    pool = preference_pairs(context, policy, "train")
+    reward = first_reward(context, policy, pool)
+    _examine(context, preference_pairs(context, policy, "validation"), reward)
+    if "policy" in wanted:
+        for arm in context.config.arms:
+            run_arm(context, arm, reward, pool)
 
 
 def _until(stages: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -129,8 +140,9 @@ def _examine(context: Context, pairs: Sequence[Preference], reward: LearnedRewar
 def _manifest(context: Context) -> None:
     if not context.accelerator.is_main_process:
         return
-    config, world = context.config, context.world
-    rows = [[p.id, str(p.text)] for split in ("train", "validation", "test") for p in world.prompts(split)]
+    config = context.config
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    rows = [[p.id, str(p.text)] for s in splits for p in context.world.prompts(s)] if config.world is not None else []
     context.run.write_manifest(
         name=config.name,
         seed=config.seed,
@@ -139,6 +151,6 @@ def _manifest(context: Context) -> None:
         device=str(context.accelerator.device),
         processes=context.accelerator.num_processes,
         threads=torch.get_num_threads(),
-        arms=[a.name for a in config.arms],
-        main_arm=config.arms[0].name,
+        arms=[a.name for a in config.arms] if config.world is not None else [],
+        main_arm=config.arms[0].name if config.world is not None else None,
     )

@@ -59,14 +59,21 @@ def _keep(data: Mapping[str, Any]) -> Answer:
     )
     if gain is None or loss is None:
         return Answer(ask=ASK_KEEP, word=word, tone="plain", sentence=_sentence(f"Arm {decision['arm']}: {decision['why']}"))
-    said = f"In arm {decision['arm']} it gained {_with(gain)} in {decision['basis']} over the first checkpoint"
-    last = next(a["checkpoints"][-1]["step"] for a in data["arms"] if a["name"] == decision["arm"])
-    if decision["keep_step"] == last:
-        said += ", and nothing was gained by stopping earlier"
+    steps = [c["step"] for a in data["arms"] if a["name"] == decision["arm"] for c in a["checkpoints"]]
+    if len(steps) < 2:
+        return Answer(
+            ask=ASK_KEEP, word=word, tone="plain", sentence=f"Arm {decision['arm']} has one checkpoint, so there is nothing to choose."
+        )
+    if decision["keep_step"] == steps[0]:
+        said = f"In arm {decision['arm']} no later checkpoint was shown to be better in {decision['basis']}"
     else:
-        said += f", and the last one, step {last}, is {_with(loss)} below it"
-    said += "; both measured on prompts that did not choose it. " + (
-        "Training on does harm: stop." if decision["stop"] else "Nothing shown speaks for stopping."
+        said = f"In arm {decision['arm']} it gained {_with(gain)} in {decision['basis']} over the first checkpoint"
+    if decision["keep_step"] == steps[-1]:
+        said += ", and no earlier one has a higher lower limit"
+    else:
+        said += f", and the last one, step {steps[-1]}, is {_with(loss)} below it"
+    said += ", measured on prompts that did not choose it. " + (
+        "Stop: training on does harm." if decision["stop"] else "Nothing shown speaks for stopping."
     )
     return Answer(ask=ASK_KEEP, word=word, tone="note", sentence=_sentence(said))
 

@@ -56,6 +56,8 @@ def headline(data: Mapping[str, Any]) -> Figures | None:
         "in standard deviations of the replies at the main arm's first checkpoint. "
         "All arms share both axes. The dotted line marks the checkpoint to keep."
     )
+    if len(names) == 1:
+        caption += " No gold is known in this run."
     return Figures(panels=panels, caption=caption, legend=list(zip(names, ("proxy", "gold"), strict=False)))
 
 

@@ -41,7 +41,7 @@ def _over_optimisation(group: Sequence[Diagnosis]) -> Figures | None:
     panels = []
     for d in group:
         x, gold = _column(d, "sqrt_kl"), _column(d, "gold")
-        if not _known(x) or not _known(gold):
+        if not _curve(x) or not _curve(gold):
             continue
         lines = [Line(label="gold", x=x, y=gold, low=_column(d, "gold_low"), high=_column(d, "gold_high"), colour="gold", line=False)]
         for law, label in (("gold_fit_rl", "RL law"), ("gold_fit_bon", "BoN law")):
@@ -72,7 +72,7 @@ def _distribution_shift(group: Sequence[Diagnosis], colours: Colours) -> Figures
         steps, lines = _column(d, "step"), []
         for kind, label, colour in (("fixed", "first RM", "proxy"), ("current", "RM in force", colours[d["arm"]])):
             values = _column(d, f"accuracy_{kind}")
-            if not _known(values) or (kind == "current" and values == _column(d, "accuracy_fixed")):
+            if not _curve(values) or (kind == "current" and values == _column(d, "accuracy_fixed")):
                 continue
             low, high = _column(d, f"accuracy_{kind}_low"), _column(d, f"accuracy_{kind}_high")
             lines.append(Line(label=label, x=steps, y=values, low=low, high=high, colour=colour))
@@ -100,7 +100,7 @@ def _length(group: Sequence[Diagnosis], colours: Colours) -> Figures | None:
                 colour=colours[d["arm"]],
             )
             for d in group
-            if _known(_column(d, column))
+            if _curve(_column(d, column))
         ]
         if lines:
             alt = f"{title} by policy update, one line an arm."
@@ -117,3 +117,8 @@ def _column(d: Diagnosis, name: str) -> list[float | None]:
 
 def _known(values: Sequence[float | None]) -> bool:
     return any(v is not None and math.isfinite(v) for v in values)
+
+
+def _curve(values: Sequence[float | None]) -> bool:
+    """Whether there are two points to join."""
+    return sum(v is not None and math.isfinite(v) for v in values) > 1

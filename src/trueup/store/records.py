@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,9 @@ def record_files(path: str | Path) -> list[Path]:
 
 
 def _read_file(file: Path) -> pa.Table:
-    table = _read_jsonl(file) if file.suffix == ".jsonl" else _read_parquet(file)
+    if file.suffix == ".jsonl":
+        return _read_jsonl(file)
+    table = _read_parquet(file)
     version = int((table.schema.metadata or {}).get(VERSION_KEY, SCHEMA_VERSION))
     if version > SCHEMA_VERSION:
         raise UserError(f"holds records of version {version}; this trueup reads up to {SCHEMA_VERSION}. Update trueup.", where=str(file))
@@ -176,34 +178,43 @@ def _read_parquet(file: Path) -> pa.Table:
 
 
 def _read_jsonl(file: Path) -> pa.Table:
-    rows = []
+    rows = dict(_json_rows(file))
+    try:
+        return conform(_inferred(list(rows.values()), str(file)), schema(), str(file))
+    except UserError:
+        # Whole columns first, since that is fast; now line by line, to name the line.
+        for number, row in rows.items():
+            place = f"{file}, line {number}"
+            conform(_inferred([row], place), schema(), place)
+        raise
+
+
+def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    number = 0
     try:
         with open(file, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    rows.append(_check_row(json.loads(line), f"{file}, line {number}"))
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise UserError(f"must be an object of columns, got {type(row).__name__}.", where=f"{file}, line {number}")
+                    _check_names(row, f"{file}, line {number}")
+                    yield number, row
     except ValueError as error:
-        raise UserError(f"is not valid JSON ({error}). Each line holds one record.", where=f"{file}, line {len(rows) + 1}") from error
+        raise UserError(f"is not valid JSON ({error}). Each line holds one record.", where=f"{file}, line {number}") from error
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror}).", where=str(file)) from error
-    return _table(rows)
 
 
-def _check_row(row: object, where: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise UserError(f"must be an object of columns, got {type(row).__name__}.", where=where)
-    _check_names(row, where)
+def _inferred(rows: Sequence[Mapping[str, Any]], where: str) -> pa.Table:
+    """JSON rows as a table of whatever types they have."""
+    columns = {}
     for name, kind in _TYPES.items():
-        value = row.get(name)
-        if value is None and (name not in REQUIRED or name == "step"):
-            continue
         try:
-            pa.array([_pairs(value) if kind == _MAP else value], kind)
-        except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"column '{name}' must be {kind}, got {json.dumps(value)[:80]}.", where=where) from error
-        if value is None:
-            raise UserError(f"column '{name}' may not be null.", where=where)
-    return row
+            columns[name] = pa.array([row.get(name) for row in rows])
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"column '{name}' must be {kind} ({_first_line(error)}).", where=where) from error
+    return pa.table(columns)
 
 
 def _check_names(names: Iterable[str], where: str) -> None:
@@ -214,18 +225,6 @@ def _check_names(names: Iterable[str], where: str) -> None:
     for name in REQUIRED:
         if name not in names:
             raise UserError(f"the column '{name}' is missing. Every record has {', '.join(REQUIRED)}.", where=where)
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    columns = []
-    for name, kind in _TYPES.items():
-        values = [row.get(name) for row in rows]
-        columns.append(pa.array([_pairs(v) for v in values] if kind == _MAP else values, kind))
-    return pa.Table.from_arrays(columns, schema=schema())
-
-
-def _pairs(value: Mapping[str, float | None] | None) -> list[tuple[str, float]]:
-    return [(k, v) for k, v in (value or {}).items() if v is not None]
 
 
 def _refuse_repeats(table: pa.Table, files: Sequence[Path]) -> None:

@@ -41,7 +41,7 @@ class DistributionShift(Config):
     """Fewer pairs of either kind with a known truth are not enough data."""
     min_drop: float = Field(default=0.02, ge=0, lt=0.5)
     """A smaller drop in accuracy raises no alarm, however certain it is."""
-    strata: int = Field(default=4, ge=1, le=20)
+    strata: int = Field(default=6, ge=1, le=20)
     """Bins of the absolute gold gap within which offline and policy pairs are compared."""
     draws: int = Field(default=DRAWS, ge=100)
     """Bootstrap resamples."""
@@ -170,10 +170,13 @@ def _gaps(pairs: Pairs) -> Array:
 
 
 def _drops(own: _Side, now: _Side, kind: Series, settings: DistributionShift, key: Key) -> list[Estimate]:
-    """Offline minus policy accuracy: plain, and with the offline pairs weighted to the policy's gold gaps."""
+    """Offline minus policy accuracy: plain, and with the offline pairs weighted to the policy's gold gaps.
+
+    Offline pairs further apart than any pair of the policy have nothing to be compared with and are left out of the second.
+    """
     units = min(len(np.unique(own.prompt)), len(np.unique(now.prompt)))
 
-    def drop(name: str, strata: int) -> Estimate:
+    def drop(name: str, own: _Side, strata: int) -> Estimate:
         edges = np.quantile(now.gap, np.arange(1, strata) / strata) if strata > 1 else np.zeros(0)
         rows = [_rows(side, edges, strata) for side in (own, now)]
         draws = _stratified(
@@ -182,9 +185,12 @@ def _drops(own: _Side, now: _Side, kind: Series, settings: DistributionShift, ke
         value = float(_stratified(rows[0].sum(axis=0), rows[1].sum(axis=0)))
         return make_estimate(name, value, draws, units, "share", method=f"{METHOD} of both kinds of pair")
 
-    plain_drop = drop(f"drop_{kind}", 1)
-    known = np.isfinite(own.gap).all() and np.isfinite(now.gap).all()
-    return [plain_drop, drop(f"drop_{kind}_equal_gap", settings.strata)] if known and settings.strata > 1 else [plain_drop]
+    found = [drop(f"drop_{kind}", own, 1)]
+    near = own.gap <= now.gap.max()
+    if settings.strata > 1 and np.isfinite(own.gap).all() and np.isfinite(now.gap).all() and near.any():
+        close = _Side(prompt=own.prompt[near], correct=own.correct[near], gap=own.gap[near])
+        found.append(drop(f"drop_{kind}_equal_gap", close, settings.strata))
+    return found
 
 
 def _rows(side: _Side, edges: Array, strata: int) -> Array:
