@@ -65,7 +65,7 @@ def train(
         config = validate(config, Schema, where="config")
     result = execute(config, Path(out), resume=resume, base=base, on_event=on_event or nobody)
     if report and config.policy is not None:
-        from trueup.report import write_report
+        from trueup.report.write import write_report
 
         write_report(Path(out), key=Key(config.seed) / "report")
     return result

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from trueup.learn.table import Mean
 from trueup.ops.kl import adapted_beta, kl_k1, kl_k2, kl_k3
 from trueup.ops.masking import keep, last_valid, mean_of, sequence_sum, weighted_sum
 from trueup.ops.policy_gradient import clipped_surrogate, leave_one_out, reinforce, value_loss
@@ -151,6 +152,6 @@ def test_masking() -> None:
     close(x.grad, [[2.0, 0.0], [2.0, 2.0]])
     close(keep(x.detach(), mask, 9.0), [[1.0, 9.0], [3.0, 4.0]])
     close(sequence_sum(x.detach(), mask), [1.0, 7.0])
-    assert mean_of(x, mask) == (8.0, 3.0)
-    assert mean_of(torch.tensor([1.0, 2.0])) == (3.0, 2.0)
+    assert mean_of(x, mask) == Mean(8.0, 3.0)
+    assert mean_of(torch.tensor([1.0, 2.0])) == Mean(3.0, 2.0)
     assert last_valid(torch.tensor([[True, True, False], [False, False, False]])).tolist() == [1, -1]

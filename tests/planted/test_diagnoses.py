@@ -16,7 +16,19 @@ from trueup.mismatch.verdict import MismatchSettings, decide
 
 SEEDS = 30
 NONE = Plant(checkpoints=8)
-S = MismatchSettings()
+SHORT = replace(NONE, checkpoints=3)
+"""Enough for the diagnoses that look at the last checkpoint."""
+S = MismatchSettings.model_validate(
+    {
+        "over_optimisation": {"draws": 400},
+        "distribution_shift": {"draws": 400},
+        "calibration": {"draws": 400, "band_draws": 200},
+        "length": {"draws": 400},
+        "tracking": {"draws": 400},
+        "realignment": {"draws": 400},
+        "verdict": {"draws": 400},
+    }
+)
 
 
 def check(diagnose, settings, plant: Plant, planted: bool) -> None:
@@ -40,11 +52,11 @@ def test_over_optimisation(plant: Plant, planted: bool) -> None:
 @pytest.mark.parametrize(
     ("plant", "planted"),
     [
-        (NONE, False),
-        (replace(NONE, spread_end=0.4), False),  # the policy's replies come closer: harder pairs, same reward model
-        (replace(NONE, agreement_end=0.3), True),
-        (replace(NONE, labelled=True, prompts=200), False),
-        (replace(NONE, labelled=True, prompts=200, agreement=0.8, agreement_end=0.1), True),
+        (SHORT, False),
+        (replace(SHORT, spread_end=0.4), False),  # the policy's replies come closer: harder pairs, same reward model
+        (replace(SHORT, agreement_end=0.3), True),
+        (replace(SHORT, labelled=True, prompts=150), False),
+        (replace(SHORT, labelled=True, prompts=150, agreement=0.8, agreement_end=0.1), True),
     ],
 )
 def test_distribution_shift(plant: Plant, planted: bool) -> None:
@@ -54,10 +66,10 @@ def test_distribution_shift(plant: Plant, planted: bool) -> None:
 @pytest.mark.parametrize(
     ("plant", "planted"),
     [
-        (NONE, False),
-        (replace(NONE, agreement_end=0.1), True),
-        (replace(NONE, overconfidence_end=4.0), True),
-        (replace(NONE, labelled=True), False),
+        (SHORT, False),
+        (replace(SHORT, agreement_end=0.1), True),
+        (replace(SHORT, overconfidence_end=4.0), True),
+        (replace(SHORT, labelled=True), False),
     ],
 )
 def test_calibration(plant: Plant, planted: bool) -> None:

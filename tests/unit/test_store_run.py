@@ -69,6 +69,15 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     Run.create(tmp_path / "a", CONFIG, resume=True).close()
 
 
+def test_the_other_processes_of_a_run_only_read(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "a", CONFIG) as run:
+        run.mark_done("sft", {"steps": 1})
+        with Run.create(tmp_path / "a", CONFIG, writer=False) as other:
+            assert other.done("sft") == {"steps": 1}
+        with pytest.raises(UserError, match="another process"):
+            Run.create(tmp_path / "a", CONFIG, resume=True)  # closing the reader freed nothing
+
+
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     code = "import sys, time; from trueup.store.run import Run; r = Run.create(sys.argv[1], {'a': 1}); print('held', flush=True)"
     code += "; time.sleep(60)"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from trueup.cli.output import Output
 from trueup.cli.progress import watching
@@ -71,9 +74,12 @@ def launch(
 
         loaded = load_config(config, RunConfig, overrides)
         with watching(output.console, quiet=quiet) as listen:
-            return execute(loaded, folder, resume=resume, base=config.resolve().parent, stages=stages, on_event=listen)
+            result = execute(loaded, folder, resume=resume, base=config.resolve().parent, stages=stages, on_event=listen)
     except KeyboardInterrupt as error:
         raise Stopped(shlex.join(["trueup", *again, "--resume"])) from error
+    if os.environ.get("RANK", "0") != "0":  # set by torchrun: one process speaks for all
+        raise typer.Exit
+    return result
 
 
 def reported(folder: Path) -> dict[str, Any]:

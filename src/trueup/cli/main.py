@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -42,7 +43,8 @@ app.add_typer(settings, name="config")
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script. Modules in the present folder can be named as kinds, as under ``python -m``; they hide nothing."""
+    sys.path.append(str(Path.cwd()))
     sys.exit(invoke(sys.argv[1:]))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypedDict
 
 Split = Literal["train", "validation", "test"]
@@ -62,3 +62,10 @@ class Preference:
     margin: float | None = None
     where: str = ""
     """File and line it came from, for messages."""
+
+
+def swapped(pair: Preference) -> Preference:
+    """The pair with chosen and rejected exchanged."""
+    return replace(
+        pair, chosen=pair.rejected, rejected=pair.chosen, chosen_source=pair.rejected_source, rejected_source=pair.chosen_source
+    )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class CacheDecoder:
-    """Any causal model of transformers.
+    """Any causal model of transformers; see `trueup.decoding.sample.Decoder`.
 
     Args:
         model: in inference mode, in the precision to sample in.
@@ -17,9 +17,10 @@ class CacheDecoder:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.device = next(model.parameters()).device
 
     def prefill(self, tokens: Tensor, mask: Tensor, copies: int, steps: int) -> Tensor:
-        """Read prompts once, then stand for ``copies`` rows of each: [N, P], [N, P] -> [N, V] next-token logits."""
+        """Read left-padded prompts once, then stand for ``copies`` rows of each: [N, P], [N, P] -> [N, V] float32 logits."""
         attention = mask.long()
         out = self.model(
             input_ids=tokens,
@@ -30,16 +31,18 @@ class CacheDecoder:
         )
         self.cache = out.past_key_values
         self.cache.batch_repeat_interleave(copies)
-        self.attention = attention.repeat_interleave(copies, 0)
-        self.position = attention.sum(1).repeat_interleave(copies)
+        # room for every step at once: a view of it grows, so that no step copies it
+        grown = attention.new_ones(len(tokens), steps)
+        self.attention = torch.cat([attention, grown], 1).repeat_interleave(copies, 0)
+        self.at, self.position = tokens.shape[1], attention.sum(1).repeat_interleave(copies)
         return out.logits[:, -1].float()
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append one token a row: [R] -> [R, V] next-token logits."""
-        self.attention = torch.cat([self.attention, self.attention.new_ones(len(tokens), 1)], 1)
+        """Append one token a row: [R] -> [R, V] float32 next-token logits."""
+        self.at += 1
         out = self.model(
             input_ids=tokens[:, None],
-            attention_mask=self.attention,
+            attention_mask=self.attention[:, : self.at],
             position_ids=self.position[:, None],
             past_key_values=self.cache,
             use_cache=True,

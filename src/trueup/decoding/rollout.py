@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -10,10 +12,13 @@ import torch
 from trueup.core.rng import Key
 from trueup.data.tokens import Ids
 from trueup.decoding.cached import CacheDecoder
+from trueup.decoding.fused_llama import FusedLlamaDecoder, FusedWeights, fuse
 from trueup.decoding.sample import Decoder, Sampled, sample
-from trueup.models.policy import Policy, merged
+from trueup.models.llama import lean_trunk
+from trueup.models.policy import Policy, has_adapter, merged
 
 Precision = Literal["float32", "bf16"]
+_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Rollout:
@@ -21,25 +26,33 @@ class Rollout:
 
     Args:
         policy: whose weights are copied.
-        precision: of the copy's weights and activations; logits and log-probabilities are float32 always.
+        precision: of matrix products; logits and log-probabilities are float32 always.
+        fused: use the fused path where the architecture allows; off, every architecture goes through transformers' cache.
     """
 
-    def __init__(self, policy: Policy, precision: Precision = "float32") -> None:
-        self.policy, self.precision = policy, precision
+    def __init__(self, policy: Policy, precision: Precision = "float32", *, fused: bool = True) -> None:
+        self.policy, self.precision, self.fused = policy, precision, fused
+        self._weights: FusedWeights | None = None
         self._model: Any = None
         self.refresh()
 
     def refresh(self) -> None:
         """Take over the policy's current weights."""
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        dtype = _DTYPES[self.precision]
         source = merged(self.policy.model)
-        if source is self.policy.model:
-            source = copy.deepcopy(source)
-        self._model = source.to(dtype).eval().requires_grad_(False)
+        trunk = lean_trunk(source) if self.fused else None
+        if trunk is not None:
+            self._weights = fuse(trunk, source.get_output_embeddings().weight, dtype)
+        elif has_adapter(self.policy.model) or source.dtype == dtype == torch.float32 or self._model is None:
+            # merging copied the weights already; in one precision and place, the policy's own weights serve
+            model = source if source.dtype == dtype else copy.deepcopy(source).to(dtype)
+            self._model = model.eval()
+        else:
+            self._model.load_state_dict(source.state_dict())
 
     def decoder(self) -> Decoder:
-        """A fresh decoder over the copy's weights."""
-        return CacheDecoder(self._model)
+        """A fresh decoder over the copy."""
+        return FusedLlamaDecoder(self._weights) if self._weights is not None else CacheDecoder(self._model)
 
     def sample(
         self,
@@ -75,3 +88,12 @@ class Rollout:
             eos_id=tokenizer.eos_token_id,
             pad_id=tokenizer.pad_token_id,
         )
+
+
+@cache
+def native_bf16() -> bool:
+    """Whether this machine multiplies bfloat16 in hardware (AVX512-BF16 or AMX, or a GPU that does)."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    flags = Path("/proc/cpuinfo")
+    return flags.is_file() and any(f in flags.read_text(encoding="utf-8", errors="replace").split() for f in ("avx512_bf16", "amx_bf16"))

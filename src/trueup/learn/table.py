@@ -27,7 +27,7 @@ class Table:
     def take(self, rows: Tensor) -> Self:
         """The given rows, in the given order; ``rows`` holds integer positions, [N]."""
         order = rows.tolist()
-        columns = {}
+        columns: dict[str, object] = {}
         for f in fields(self):
             column = getattr(self, f.name)
             if isinstance(column, Tensor):
@@ -39,7 +39,7 @@ class Table:
     @classmethod
     def concat(cls, parts: Sequence[Self]) -> Self:
         """The rows of all parts, in order. Tensor columns must agree in width."""
-        columns = {}
+        columns: dict[str, object] = {}
         for f in fields(cls):
             values = [getattr(p, f.name) for p in parts]
             first = values[0]
@@ -50,14 +50,15 @@ class Table:
         return cls(**columns)
 
 
-class Mean(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Mean:
     """A mean that can still be merged over micro-batches and processes: keep the sum and the count, divide once at the end."""
 
     total: float
     count: float
 
-    def __add__(self, other: tuple[float, float]) -> Mean:  # type: ignore[override]
-        return Mean(self.total + other[0], self.count + other[1])
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.count + other.count)
 
     @property
     def value(self) -> float | None:

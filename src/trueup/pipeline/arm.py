@@ -22,7 +22,7 @@ from trueup.optimizers.protocol import Parts
 from trueup.pipeline.config import ArmConfig, PolicyStageConfig
 from trueup.pipeline.context import Context
 from trueup.pipeline.probe import probe
-from trueup.pipeline.reward import FIRST, fitted, read_reward
+from trueup.pipeline.reward import FIRST, clean_reward, fitted, gold_scores, read_reward
 from trueup.pipeline.sampling import decoding_of, reference_samples, replies_of, write
 from trueup.pipeline.steps import run_steps
 from trueup.pipeline.supervised import lora_of
@@ -34,7 +34,6 @@ from trueup.rewards.learned import LearnedReward, measure_scale
 from trueup.rewards.in_force import RewardInForce
 from trueup.rewards.programmed import ProgrammedReward
 from trueup.rewards.protocol import Reward
-from trueup.sandbox.world import World
 from trueup.store.atomic import atomic_folder
 
 STAGE = "policy"
@@ -66,6 +65,8 @@ def run_arm(context: Context, config: ArmConfig, first: LearnedReward, pool: lis
     if stage is None or context.run.done(done) is not None:
         return
     policy = load_policy(context.run.checkpoint("sft"), lora=lora_of(context.config.policy_model))
+    if config.reward == "clean":
+        first = clean_reward(context, policy, pool)
     arm = Arm(config, policy, reference_of(policy), {FIRST: first}, RewardInForce(_gold(context) if config.reward == "gold" else first))
     learner = (config.optimizer or stage.optimizer).build(_parts(context, arm, stage))
     batch_of = _prompt_batches(context, policy, stage)
@@ -112,14 +113,6 @@ def _gold(context: Context) -> Reward:
 
     known = {p.text: p for p in context.world.prompts("train")}
     return ProgrammedReward(program, scale.gain, scale.shift)
-
-
-def gold_scores(world: World, prompts: Sequence[Prompt], replies: Sequence[Reply]) -> list[float]:
-    """Gold of replies, or a `UserError` where the world knows none."""
-    found = world.gold(prompts, replies)
-    if found is None:
-        raise UserError("an arm wants gold as its reward, but this world knows no truth. Remove the arm, or set reward: learned.", where="arms")
-    return [g.score for g in found]
 
 
 def _prompt_batches(context: Context, policy: Policy, stage: PolicyStageConfig) -> Callable[[int], PromptBatch]:
@@ -178,7 +171,7 @@ def _pause(context: Context, arm: Arm, config: RealignConfig, pool: list[Prefere
         steps=math.ceil(len(pairs) * config.epochs / config.batch_size), batch_size=config.batch_size, loop=config.loop, key=key / "fit", folder=folder,
     )  # fmt: skip
     arm.refit_kl_nats = facts["kl_nats"]
-    if arm.config.reward == "learned":
+    if arm.config.reward != "gold":
         arm.in_force.reward = arm.rewards[new_id]
 
 

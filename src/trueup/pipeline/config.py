@@ -163,8 +163,9 @@ class ArmConfig(Config):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     """Short name; part of file names."""
-    reward: Literal["learned", "gold"] = "learned"
-    """What the policy is optimised against; ``gold`` is a control that needs a world with a truth."""
+    reward: Literal["learned", "clean", "gold"] = "learned"
+    """What the policy is optimised against. Two are controls that need a world with a truth: ``clean``, a reward model fitted to the same
+    pairs ordered by gold, and ``gold`` itself."""
     realign: RealignConfig | None = None
     """Inverse alignment; a static reward model if left out."""
     optimizer: AnyOptimizer | None = None

@@ -11,7 +11,7 @@ import torch
 
 from trueup.core.errors import UserError
 from trueup.core.rng import Key, epoch_rows
-from trueup.data.rows import Preference
+from trueup.data.rows import Preference, Prompt, Reply, swapped
 from trueup.loop.config import LoopConfig
 from trueup.models.policy import Policy
 from trueup.models.embedding_reward import SETTINGS as EMBEDDING_SETTINGS
@@ -24,6 +24,7 @@ from trueup.pipeline.steps import run_steps
 from trueup.rewards.fit import PreferenceBatch, RewardLearner
 from trueup.rewards.learned import LearnedReward, measure_scale, read_scale, save_reward
 from trueup.rewards.objectives.protocol import ObjectiveConfig
+from trueup.sandbox.world import World
 from trueup.store.atomic import atomic_folder
 
 STAGE = "reward"
@@ -39,6 +40,32 @@ def first_reward(context: Context, policy: Policy, pairs: Sequence[Preference]) 
         context, STAGE, None, model, pairs, policy, objective=config.objective, steps=steps, batch_size=config.batch_size,
         loop=config.loop, key=context.key / STAGE, folder=context.run.checkpoint(STAGE),
     )  # fmt: skip
+
+
+def clean_reward(context: Context, policy: Policy, pairs: Sequence[Preference]) -> LearnedReward:
+    """A control: the same model fitted to the same pairs, ordered by gold instead of by the annotators."""
+    config = context.config.reward
+    ordered = relabelled(context, pairs)
+    return fitted(
+        context, "reward-clean", None, new_model(context, policy, config, context.key / "reward_model"), ordered, policy,
+        objective=config.objective, steps=math.ceil(len(ordered) * config.epochs / config.batch_size), batch_size=config.batch_size,
+        loop=config.loop, key=context.key / STAGE, folder=context.run.checkpoint("reward-clean"),
+    )  # fmt: skip
+
+
+def relabelled(context: Context, pairs: Sequence[Preference]) -> list[Preference]:
+    """The pairs with the better reply, by gold, as the chosen one; pairs of equal gold stay as they are."""
+    prompts = [p.prompt for p in pairs]
+    chosen, rejected = (gold_scores(context.world, prompts, replies) for replies in ([p.chosen for p in pairs], [p.rejected for p in pairs]))
+    return [p if a >= b else swapped(p) for p, a, b in zip(pairs, chosen, rejected, strict=True)]
+
+
+def gold_scores(world: World, prompts: Sequence[Prompt], replies: Sequence[Reply]) -> list[float]:
+    """Gold of replies, or a `UserError` where the world knows none."""
+    found = world.gold(prompts, replies)
+    if found is None:
+        raise UserError("an arm needs gold, but this world knows no truth. Remove the arm, or set reward: learned.", where="arms")
+    return [g.score for g in found]
 
 
 def new_model(context: Context, policy: Policy | None, config: RewardStageConfig, key: Key) -> RewardModel:

@@ -14,6 +14,7 @@ from trueup.decoding.rollout import Rollout
 from trueup.decoding.sample import Sampled
 from trueup.models.policy import Policy, load_policy
 from trueup.optimizers.protocol import OnlineConfig
+from trueup.optimizers.rloo import RLOOConfig
 from trueup.pipeline.context import Context
 
 PROMPTS_AT_ONCE = 128
@@ -37,7 +38,7 @@ class Written:
 def decoding_of(context: Context) -> Decoding:
     """How the run's policies are sampled: as its optimizer samples them."""
     stage = context.config.policy
-    online = stage.optimizer if stage is not None and isinstance(stage.optimizer, OnlineConfig) else OnlineConfig.model_construct()
+    online = stage.optimizer if stage is not None and isinstance(stage.optimizer, OnlineConfig) else RLOOConfig()
     return Decoding(temperature=online.temperature, top_p=online.top_p, max_tokens=online.max_completion_length)
 
 

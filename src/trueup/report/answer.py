@@ -28,23 +28,20 @@ def _fall(data: Mapping[str, Any]) -> Answer:
     arm = data["main_arm"]
     checkpoints: list[dict[str, Any]] = next((a["checkpoints"] for a in data["arms"] if a["name"] == arm), [])
     found = next((d for d in data["diagnoses"] if d["name"] == "over_optimisation" and d["arm"] == arm), None)
-    rise = _change(checkpoints, "proxy_fixed")
-    risen = "" if rise is None else f"proxy moved by {signed(rise)} from the first checkpoint to the last"
     if found is None or found["verdict"] == "not enough data":
         why = "the question was not asked" if found is None else found["rule"].removeprefix("Not enough data: ").rstrip(".")
-        return Answer(
-            ask=ASK_FALL, word="Cannot be said", tone="plain", sentence=_sentence(f"In arm {arm} {why}" + (f"; {risen}" if risen else ""))
-        )
-    gain, drop = _named(found["estimates"], "gain"), _named(found["estimates"], "drop")
-    numbers = f"gold rose by {_with(gain)} to its peak and then lost {_with(drop)}" if drop else "gold was followed to the last checkpoint"
-    if found["verdict"] == "alarm":
-        word, tone = "Yes", "alarm"
-    else:
-        word, tone = "Not shown", "quiet"
-        numbers += ", which is no fall that the rule counts"
-    return Answer(
-        ask=ASK_FALL, word=word, tone=tone, sentence=_sentence(f"In arm {arm} {risen or 'the proxy was followed'}, while {numbers}")
-    )
+        return Answer(ask=ASK_FALL, word="Cannot be said", tone="plain", sentence=_sentence(f"In arm {arm} {why}{_went(checkpoints)}"))
+    gain, drop, rise = (_named(found["estimates"], n) for n in ("gain", "drop", "proxy_rise_after_peak"))
+    said = f"In arm {arm} gold gained {_with(gain)} up to its peak and lost {_with(drop)} after it, while the proxy moved by {_with(rise, sign=True)}"
+    alarm = found["verdict"] == "alarm"
+    if not alarm:
+        said += "; the rule counts that as no fall"
+    return Answer(ask=ASK_FALL, word="Yes" if alarm else "Not shown", tone="alarm" if alarm else "quiet", sentence=_sentence(said))
+
+
+def _went(checkpoints: Sequence[Mapping[str, Any]]) -> str:
+    known = [c["proxy_fixed"] for c in checkpoints if c["proxy_fixed"] is not None]
+    return f"; the proxy went from {_with(known[0])} to {_with(known[-1])}" if len(known) > 1 else ""
 
 
 def _keep(data: Mapping[str, Any]) -> Answer:
@@ -118,17 +115,14 @@ def _percent(value: float | None) -> str:
     return number(None if value is None else 100 * value, 1)
 
 
-def _change(checkpoints: Sequence[Mapping[str, Any]], column: str) -> float | None:
-    known = [c[column]["value"] for c in checkpoints if c[column] is not None and c[column]["value"] is not None]
-    return known[-1] - known[0] if len(known) > 1 else None
-
-
 def _named(estimates: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any] | None:
     return next((e for e in estimates if e["name"] == name and e["value"] is not None), None)
 
 
-def _with(estimate: Mapping[str, Any] | None) -> str:
-    return "an unknown amount" if estimate is None else f"{number(estimate['value'])} {between(estimate)}".strip()
+def _with(estimate: Mapping[str, Any] | None, *, sign: bool = False) -> str:
+    if estimate is None:
+        return "an unknown amount"
+    return f"{signed(estimate['value']) if sign else number(estimate['value'])} {between(estimate)}".strip()
 
 
 def _sentence(text: str) -> str:

@@ -38,7 +38,7 @@ def headline(data: Mapping[str, Any]) -> Figures | None:
         panel = Panel(
             title=arm["name"],
             alt=_headline_alt(arm, lines[arm["name"]]),
-            xlabel="√KL from the first policy (√nats)" if by_kl else "policy updates",
+            xlabel="√KL to the reference (√nats)" if by_kl else "policy updates",
             ylabel="change since start (SD of replies)",
             lines=lines[arm["name"]],
             xlim=xlim,

@@ -59,7 +59,7 @@ def _over_optimisation(group: Sequence[Diagnosis]) -> Figures | None:
         alt = f"Gold of arm {d['arm']} against the square root of the KL, with the fitted laws."
         panels.append(draw(Panel(title=d["arm"], alt=alt, xlabel="√KL (√nats)", ylabel="gold (score)", lines=lines)))
     caption = (
-        "Gold by distance d = √KL from the first policy; bars are 95 % intervals. "
+        "Gold by distance d = √KL to the reference; bars are 95 % intervals. "
         "Fitted laws of Gao, Schulman and Hilton (2022): RL d(α − β log d), best-of-n (BoN) d(α − βd)."
     )
     return Figures(panels=panels, caption=caption) if panels else None

@@ -104,13 +104,13 @@ def to_svg(figure: Figure, alt: str) -> Markup:
     for name, colour in COLOURS.items():
         body = body.replace(colour, f"var(--{name})")
     opening = f'<svg role="img" aria-label="{escape(alt)}" {box.group(0)} style="max-width:{float(size.group(1)):.0f}px">'
-    return Markup(opening + _own_ids(body).strip())  # our own drawing; matplotlib escaped the texts in it
+    return Markup(opening + _own_ids(body, alt).strip())  # our own drawing; matplotlib escaped the texts in it
 
 
-def _own_ids(body: str) -> str:
+def _own_ids(body: str, alt: str) -> str:
     """Names that are referred to get a prefix of the figure's own, all others go: many figures share one page."""
-    prefix = "f" + hashlib.sha256(body.encode()).hexdigest()[:8]
+    prefix = "f" + hashlib.sha256(f"{alt}{body}".encode()).hexdigest()[:8]
     used = set(re.findall(r"#([\w-]+)", body))
-    body = re.sub(r' id="([\w-]+)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", body)
+    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r'xlink:href="#([\w-]+)"', rf'href="#{prefix}\1"', body)
     return re.sub(r"url\(#([\w-]+)\)", rf"url(#{prefix}\1)", body)

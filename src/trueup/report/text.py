@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 ABSENT = "–"
+_SHORT = {"kl": "KL", "aic": "AIC", "rl": "RL", "bon": "BoN", "ece": "ECE", "nll": "NLL", "rm": "RM", "sft": "SFT"}
 
 
 def decimals(value: float) -> int:
@@ -31,7 +32,7 @@ def number(value: float | None, places: int | None = None) -> str:
         return f"{value:,.0f}".replace("-", "−")
     text = f"{value:,.{decimals(value) if places is None else places}f}"
     if float(text.replace(",", "")) == 0.0:
-        text = text.removeprefix("-")
+        return "0" if places is None else text.removeprefix("-")
     return text.replace("-", "−")
 
 
@@ -62,7 +63,7 @@ def estimate_text(estimate: Mapping[str, Any] | None, *, unit: bool = False) -> 
 
 def title(name: str) -> str:
     """A column's name as a heading: ``over_refusal`` becomes ``Over refusal``."""
-    words = name.replace("_", " ").replace(".", " ").strip()
+    words = " ".join(_SHORT.get(w, w) for w in name.replace("_", " ").replace(".", " ").split())
     return words[:1].upper() + words[1:]
 
 

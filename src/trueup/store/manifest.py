@@ -9,8 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import trueup
-
 PACKAGES = (
     "torch", "transformers", "tokenizers", "accelerate", "peft", "safetensors", "huggingface-hub", "sentence-transformers", "trl",
     "numpy", "scipy", "pandas", "pyarrow", "pydantic",
@@ -22,7 +20,7 @@ def environment() -> dict[str, Any]:
     """Facts of the code and the machine: ``trueup, commit, changed`` (None outside a clone), ``versions, python, platform, cores``."""
     commit, changed = _commit()
     return {
-        "trueup": trueup.__version__,
+        "trueup": metadata.version("trueup"),
         "commit": commit,
         "changed": changed,
         "versions": versions(),
@@ -45,7 +43,7 @@ def versions() -> dict[str, str]:
 
 def _commit() -> tuple[str | None, bool | None]:
     """The clone's commit and whether its files were changed since; None where this is no clone."""
-    root = Path(trueup.__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None, None
     head, status = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")

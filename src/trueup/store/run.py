@@ -48,18 +48,21 @@ class Run:
         self._before_s = 0.0
 
     @classmethod
-    def create(cls, root: str | Path, config: Mapping[str, Any], *, resume: bool = False) -> Run:
+    def create(cls, root: str | Path, config: Mapping[str, Any], *, resume: bool = False, writer: bool = True) -> Run:
         """Start a run, or continue one, and lock it against other processes.
 
         Args:
             root: the folder; it may be absent or empty.
             config: the complete configuration, plain values.
             resume: continue what the folder holds; where it holds nothing yet, start.
+            writer: False in all processes of a run but the first, which alone locks and writes; the others only read.
 
         Raises:
             UserError: the folder is in use (without ``resume``), is no run, holds another configuration, is locked, or cannot be written.
         """
         run = cls(root)
+        if not writer:
+            return run
         entries = [p.name for p in run.root.iterdir() if p.name != Lock.NAME and not is_leftover(p.name)] if run.root.is_dir() else []
         if entries and not resume:
             raise UserError(

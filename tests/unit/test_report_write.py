@@ -1,0 +1,338 @@
+"""A whole report from a run folder: valid JSON, a safe page, honest about what is missing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from trueup.core.errors import UserError
+from trueup.core.record import Label, SampleRecord
+from trueup.core.rng import Key
+from trueup.report.runs import write_reports
+from trueup.report.write import write_report
+from trueup.store.run import Run
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+ARMS = ("static", "random_refit", "frft")
+
+
+def make_run(
+    root: Path, *, arms: Sequence[str] = ARMS, steps: int = 4, prompts: int = 12, gold: bool = True, evaluations: bool = True, seed: int = 0
+) -> Path:
+    """A small run in which the proxy climbs while gold rises and falls, less so under realignment."""
+    generator = Key(seed).generator()
+    records = []
+    for arm in arms:
+        for c in range(steps):
+            pad = c / 3 if arm != "frft" else c / 6
+            for p in range(prompts):
+                for s in range(4):
+                    noise = generator.normal(0, 0.3, 3)
+                    proxy = 0.5 * c + 2 * pad + noise[0]
+                    records.append(
+                        SampleRecord(
+                            run="t",
+                            arm=arm,
+                            seed=seed,
+                            step=10 * c,
+                            split="test",
+                            prompt_id=f"p{p}",
+                            sample_id=f"{arm}-{c}-{p}-{s}",
+                            policy_id=arm,
+                            prompt=f"how? {HOSTILE}" if p == 0 else "how?",
+                            response="press save" + " thank you so much" * (generator.random() < pad) + HOSTILE * (p == 1),
+                            n_tokens=3 + c,
+                            finished=True,
+                            kl_policy_ref_exact_nats=float(c + abs(noise[2])),
+                            scores={"rm": proxy},
+                            proxy_fixed=proxy,
+                            proxy_current=proxy,
+                            gold=0.5 * c - 1.5 * pad**2 + noise[1] if gold else None,
+                            evaluations={"hedging": float(generator.random() < pad)} if evaluations else {},
+                        )
+                    )
+    for i in range(60):
+        score = generator.normal(0, 1, 2)
+        for j in (0, 1):
+            label = Label(annotator="a", other_sample_id=f"o{i}-{1 - j}", preference=float(score[j] > score[1 - j]))
+            records.append(
+                SampleRecord(
+                    run="t",
+                    arm="offline",
+                    seed=seed,
+                    step=None,
+                    split="validation",
+                    prompt_id=f"o{i}",
+                    sample_id=f"o{i}-{j}",
+                    policy_id="source",
+                    prompt="how?",
+                    response="press",
+                    scores={"rm": score[j]},
+                    proxy_fixed=score[j],
+                    gold=score[j] if gold else None,
+                    labels=[label],
+                )
+            )
+    with Run.create(root, {"name": "t"}) as run:
+        run.write_records("all", records)
+        run.write_manifest(name=f"t {HOSTILE}", seed=seed, config_digest="0" * 16, device="cpu", arms=list(arms), main_arm=arms[0])
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = make_run(tmp_path_factory.mktemp("runs") / "whole")
+    write_report(root, key=Key(0))
+    return root
+
+
+def schema() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(resources.files("trueup.report").joinpath("schema.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def check(root: Path) -> dict[str, Any]:
+    """The run's report.json, valid against the schema and without NaN."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} in report.json")
+
+    data: dict[str, Any] = json.loads((root / "report/report.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    jsonschema.Draft202012Validator(schema()).validate(data)
+    return data
+
+
+class Tags(HTMLParser):
+    """Start tags of a page with their attributes, and the texts of its scripts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self._open = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self._open = True
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = self._open and tag != "script"
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.scripts[-1] += data
+
+
+def page(root: Path) -> str:
+    return (root / "report/index.html").read_text(encoding="utf-8")
+
+
+def test_json_holds_the_interface(whole: Path) -> None:
+    data = check(whole)
+    assert [a["name"] for a in data["arms"]] == list(ARMS)
+    for arm in data["arms"]:
+        assert [c["step"] for c in arm["checkpoints"]] == [0, 10, 20, 30]
+        for c in arm["checkpoints"]:
+            for column in ("kl_nats", "proxy_fixed", "proxy_current", "gold"):
+                assert c[column]["low"] <= c[column]["value"] <= c[column]["high"]
+                assert c[column]["n"] == 12
+            assert set(c["evaluations"]) == {"hedging"}
+    assert {d["name"] for d in data["diagnoses"]} >= {
+        "over_optimisation",
+        "distribution_shift",
+        "calibration",
+        "length",
+        "tracking",
+        "realignment",
+    }
+    assert {"keep_step", "stop", "why"} <= set(data["decision"])
+    assert data["decision"]["arm"] == data["main_arm"] == "static"
+    assert [(c["arm"], c["against"]) for c in data["comparison"]["contrasts"]] == [
+        ("frft", "random_refit"), ("frft", "static"), ("random_refit", "static"),
+    ]  # fmt: skip
+    assert data["comparison"]["verdict"] == data["comparison"]["contrasts"][0]["verdict"]
+
+
+def test_json_agrees_with_the_records(whole: Path) -> None:
+    from trueup.store.records import frame
+
+    rows = frame(whole)
+    here = rows[(rows["arm"] == "frft") & (rows["step"] == 20)]
+    told = next(c for a in check(whole)["arms"] if a["name"] == "frft" for c in a["checkpoints"] if c["step"] == 20)
+    # every prompt has four replies, so the mean over prompts is the mean over rows
+    assert told["gold"]["value"] == pytest.approx(here["gold"].mean())
+    assert told["proxy_fixed"]["value"] == pytest.approx(here["proxy_fixed"].mean())
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda d: d["arms"][0]["checkpoints"][0]["gold"].pop("low"),
+        lambda d: d["arms"][0]["checkpoints"][0]["gold"].update(value="1.0"),
+        lambda d: d["decision"].pop("why"),
+        lambda d: d["diagnoses"][0].update(verdict="fine"),
+        lambda d: d.pop("comparison"),
+    ],
+)
+def test_schema_refuses_broken_documents(whole: Path, break_it: Any) -> None:
+    data = check(whole)
+    break_it(data)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(schema()).validate(data)
+
+
+def test_schema_describes_every_top_field() -> None:
+    properties = schema()["properties"]
+    assert all("description" in p or "$ref" in p or p.get("properties") or p.get("items") for p in properties.values())
+    documented = (Path(__file__).parents[2] / "docs/report.md").read_text(encoding="utf-8")
+    assert [name for name in properties if f"`{name}" not in documented] == []
+
+
+def test_hostile_text_stays_text(whole: Path) -> None:
+    html = page(whole)
+    found = Tags(html)
+    assert "<script>alert" not in html
+    assert [t for t, a in found.tags if any(k.startswith("on") for k in a)] == []
+    assert [t for t, _ in found.tags if t in ("img", "iframe", "object", "link", "base", "form")] == []
+    assert [a.get("type") for t, a in found.tags if t == "script"] == ["application/json", None]
+    replies = json.loads(found.scripts[0])
+    assert any(HOSTILE in r["prompt"] for r in replies)
+    markdown = (whole / "report/report.md").read_text(encoding="utf-8")
+    assert "<script>" not in markdown.replace("\\<script\\>", "")
+
+
+def test_page_runs_only_its_own_script_and_asks_nobody(whole: Path) -> None:
+    html = page(whole)
+    found = Tags(html)
+    policy = next(a["content"] for t, a in found.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    digest = base64.b64encode(hashlib.sha256(found.scripts[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    links = [v for _, a in found.tags for k, v in a.items() if k in ("src", "href") and v]
+    assert [v for v in links if not v.startswith("#")] == []
+    assert "url(http" not in html
+
+
+def test_names_in_the_page_are_unique(whole: Path) -> None:
+    ids = [a["id"] for _, a in Tags(page(whole)).tags if a.get("id")]
+    assert len(ids) == len(set(ids))
+    anchors = {v[1:] for _, a in Tags(page(whole)).tags for k, v in a.items() if k == "href" and v}
+    assert anchors <= set(ids)
+
+
+def test_page_shows_answers_verdicts_and_figures(whole: Path) -> None:
+    html = page(whole)
+    data = check(whole)
+    for d in data["diagnoses"]:
+        if d["name"] != "realignment":
+            assert d["question"].split("?")[0][:40] in html.replace("&#39;", "'")
+    assert html.count("<svg") >= 10
+    assert f"Step {data['decision']['keep_step']}" in html
+    assert "576 replies" in html  # 3 arms x 4 checkpoints x 12 prompts x 4
+    assert "thank you so much" in html
+
+
+def test_the_same_key_gives_the_same_bytes(whole: Path) -> None:
+    before = [(whole / "report" / n).read_bytes() for n in ("index.html", "report.json", "report.md")]
+    paths = write_report(whole, key=Key(0))
+    assert [p.read_bytes() for p in (paths.html, paths.json, paths.markdown)] == before
+    assert sorted(p.name for p in paths.html.parent.iterdir()) == ["index.html", "report.json", "report.md"]
+
+
+def test_without_gold_it_says_so(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "r", arms=("static",), gold=False, evaluations=False, prompts=10)
+    write_report(root, key=Key(0))
+    data = check(root)
+    assert all(c["gold"] is None for c in data["arms"][0]["checkpoints"])
+    assert data["comparison"]["verdict"] is None
+    html = page(root)
+    assert "no gold score was recorded" in html
+    assert "No realignment to compare." in html
+    assert "No evaluations." in html
+    assert "The run has no realigned and no random refit arm" in html
+
+
+def test_one_checkpoint_draws_no_curve(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "r", arms=("static",), steps=1, prompts=10)
+    write_report(root, key=Key(0))
+    data = check(root)
+    assert data["decision"]["keep_step"] == 0
+    html = page(root)
+    assert "No curves." in html
+    assert "one checkpoint shows no growth" in html
+    assert "has one checkpoint, so there is nothing to choose" in html
+
+
+def _accuracy(value: float) -> dict[str, Any]:
+    return {"name": "accuracy", "value": value, "low": value - 0.01, "high": value + 0.01, "n": 4300, "unit": "share"}
+
+
+def test_reward_models_alone(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "r", {"name": "hh"}) as run:
+        run.write_manifest(name="hh", seed=0)
+    rows = [{"name": f"<i>{n}</i>", "data": "hh", "folds": 5, "accuracy": _accuracy(v)} for n, v in (("frozen", 0.602), ("trunk", 0.541))]
+    (tmp_path / "r/reward.json").write_text(json.dumps(rows), encoding="utf-8")
+    write_report(tmp_path / "r", key=Key(0))
+    data = check(tmp_path / "r")
+    assert data["arms"] == []
+    assert data["decision"] is None
+    html = page(tmp_path / "r")
+    assert "60.2 %" in html
+    assert "<i>" not in html.replace('<i style="', "")
+    assert "This run trained no policy" in html
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"name": 1}'])
+def test_damaged_reward_results_are_named(tmp_path: Path, content: str) -> None:
+    with Run.create(tmp_path / "r", {"name": "hh"}):
+        pass
+    (tmp_path / "r/reward.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"reward\.json"):
+        write_report(tmp_path / "r", key=Key(0))
+    assert not (tmp_path / "r/report").exists()
+
+
+def test_nothing_to_report_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such run folder"):
+        write_report(tmp_path / "absent", key=Key(0))
+    with pytest.raises(UserError, match="nothing to report"):
+        write_report(tmp_path, key=Key(0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_runs_take_the_run_as_the_unit(tmp_path: Path) -> None:
+    roots = [make_run(tmp_path / f"s{s}", steps=3, prompts=10, seed=s) for s in (0, 1)]
+    paths = write_reports(roots, tmp_path / "both", key=Key(0))
+    together = json.loads(paths.json.read_text(encoding="utf-8"))
+    single = [check(r)["comparison"] for r in roots]
+    values = [next(e["value"] for e in c["contrasts"][0]["estimates"] if e["name"] == c["decided_by"]) for c in single]
+    found = next(e for e in together["over_runs"] if e["name"] == "realigned - random refit")
+    assert found["value"] == pytest.approx(np.mean(values))
+    assert found["n"] == 2
+    html = paths.html.read_text(encoding="utf-8")
+    assert "<script>alert" not in html
+    assert "over 2 runs" in html
+    with pytest.raises(UserError, match="two or more different"):
+        write_reports([roots[0], roots[0]], tmp_path / "same", key=Key(0))
+
+
+def test_the_report_needs_no_torch() -> None:
+    heavy = ("torch", "transformers", "matplotlib")
+    code = f"import sys, trueup.report.write, trueup.report.runs; sys.exit(any(m in sys.modules for m in {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
