@@ -136,6 +136,11 @@ def run_folder(config_now: dict[str, Any], *, resume: bool, hold: bool = False) 
     return prepare
 
 
+def out_is_a_file(folder: Path) -> Act:
+    (folder / "out").write_text("precious")
+    return lambda folder: Run.create(folder / "out", {})
+
+
 def full_device(folder: Path) -> Act:
     """The metrics of a run lie on a device that is really full."""
     made = Run.create(folder / "out", {})
@@ -297,6 +302,7 @@ CASES = [
     Case("existing run", run_folder({"steps": 10}, resume=False), "out", "not empty.*--resume.*--out"),
     Case("changed configuration", run_folder({"steps": 20}, resume=True), r"out/config\.yaml", "steps: 10 in the run, 20 now"),
     Case("locked run", run_folder({"steps": 10}, resume=True, hold=True), "out", f"another process is writing this run.*pid {os.getpid()}"),
+    Case("run folder is a file", out_is_a_file, "out", r"cannot be written \(File exists\)"),
     Case("full device", full_device, r"metrics\.jsonl", "no space left on the disk"),
     Case("full disk at a checkpoint", full_disk, "checkpoints/policy", "no space left on the disk.*nothing was replaced"),
     Case("damaged state", damaged_state, "states/sft", "cannot be read back"),

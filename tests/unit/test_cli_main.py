@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from trueup.cli import main, run
+from trueup.cli import main, quickstart, run
 from trueup.cli.launch import Stopped, words
 from trueup.core.errors import UserError
 from trueup.core.record import SampleRecord
@@ -85,7 +85,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, capfd: pytes
     with pytest.raises(RuntimeError, match="unexpected"):
         main.invoke(["run", "x.yaml", "--json"])
     assert json.loads(capfd.readouterr().out)["error"]["exit"] == 1
-    code = "import sys; from trueup.cli import main, run\ndef fails(*a, **k): raise RuntimeError('unexpected')\nrun.launch = fails\n"
+    code = "import sys; from trueup.cli import main, quickstart, run\ndef fails(*a, **k): raise RuntimeError('unexpected')\nrun.launch = fails\n"
     done = python(code + "sys.argv = ['trueup', 'run', 'x.yaml']\nmain.main()")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
@@ -111,6 +111,21 @@ def test_an_interrupt_inside_a_run_is_a_stop(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "my run.yaml").write_text("world: helpdesk\n")
     assert main.invoke(["run", str(tmp_path / "my run.yaml"), "-q"]) == 130
     assert f"trueup run '{tmp_path}/my run.yaml' --quiet --resume" in capfd.readouterr().err
+
+
+def test_quickstart_runs_the_packaged_example(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    from trueup.core.config import load_config
+    from trueup.pipeline.config import RunConfig
+
+    def launched(output: Any, config: Path, *, out: Path, **_: Any) -> Any:
+        found = load_config(config, RunConfig)
+        raise UserError(f"{found.name} {out} {len(found.arms)}")
+
+    monkeypatch.setattr(quickstart, "launch", launched)
+    assert main.invoke(["quickstart"]) == 2
+    name, out, arms = capfd.readouterr().err.removeprefix("error: ").split()
+    assert (name, out) == ("quickstart", "runs/quickstart")
+    assert int(arms) >= 3  # static, random refit, realigned
 
 
 def test_words_of_a_command() -> None:

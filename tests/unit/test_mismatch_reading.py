@@ -17,6 +17,7 @@ from trueup.mismatch.panel import panel_of
 from trueup.mismatch.series import checkpoint_table
 from trueup.mismatch.verdict import diagnose_all
 
+NAMES = ["over_optimisation", "distribution_shift", "calibration", "length", "tracking"]
 SMALL = Plant(prompts=30, samples=2, checkpoints=5)
 
 
@@ -83,8 +84,7 @@ def test_row_order_changes_nothing() -> None:
 def test_every_answer_is_plain_json_and_its_columns_have_one_length() -> None:
     both = pd.concat([frame(SMALL, 0, "static"), frame(replace(SMALL, refit_at=2), 0, "frft")]).drop_duplicates("sample_id")
     found, decisions = diagnose_all(both, ["static", "frft"], Key(1))
-    names = ["over_optimisation", "distribution_shift", "calibration", "length", "tracking"]
-    assert [(d.arm, d.name) for d in found] == [(a, n) for a in ("static", "frft") for n in names] + [("frft", "realignment")]
+    assert [(d.arm, d.name) for d in found] == [(a, n) for a in ("static", "frft") for n in NAMES] + [("frft", "realignment")]
     for d in found:
         assert len({len(column) for column in d.series.values()}) <= 1, d.name
         json.dumps(d.to_dict(), allow_nan=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -69,15 +68,17 @@ def test_alarms_are_named_and_over_optimisation_stops() -> None:
 
 def test_over_optimisation_measures_what_was_planted() -> None:
     # gold rises by 1 to the middle and falls by .8: the share of the gain is .8; proxy rises by 1 in the second half
-    d = over_optimisation.diagnose(frame(replace(PEAKED, prompts=600), 3), "static", OverOptimisation(), Key(0))
-    for name, planted in (("gain", 1.0), ("drop", 0.8), ("drop_share", 0.8), ("proxy_rise_after_peak", 1.0)):
-        e = d.estimate(name)
-        assert e.low is not None
-        assert e.high is not None
-        assert e.low < planted < e.high, name
-    top = d.estimate("peak_sqrt_kl_bon")
-    assert top.value is not None
-    assert 2.0 < top.value < 3.5  # the planted peak lies at 2.5, the law is not its shape
+    planted = {"gain": 1.0, "drop": 0.8, "drop_share": 0.8, "proxy_rise_after_peak": 1.0}
+    covered = dict.fromkeys(planted, 0)
+    for seed in range(40):
+        d = over_optimisation.diagnose(frame(PEAKED, seed), "static", OverOptimisation(draws=300), Key(seed))
+        for name, value in planted.items():
+            covered[name] += not d.estimate(name).excludes(value)
+        top = d.estimate("peak_sqrt_kl_bon")
+        assert top.value is not None
+        assert 2.0 < top.value < 3.5  # the planted peak lies at 2.5, the law is not its shape
+    # nominal 38 of 40; standard error 1.4
+    assert all(n >= 34 for n in covered.values()), covered
 
 
 def test_gao_fit_recovers_its_own_law() -> None:

@@ -7,9 +7,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from html.parser import HTMLParser
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,77 +16,11 @@ import numpy as np
 import pytest
 
 from trueup.core.errors import UserError
-from trueup.core.record import Label, SampleRecord
 from trueup.core.rng import Key
 from trueup.report.runs import write_reports
 from trueup.report.write import write_report
-from trueup.store.run import Run
 
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-ARMS = ("static", "random_refit", "frft")
-
-
-def make_run(
-    root: Path, *, arms: Sequence[str] = ARMS, steps: int = 4, prompts: int = 12, gold: bool = True, evaluations: bool = True, seed: int = 0
-) -> Path:
-    """A small run in which the proxy climbs while gold rises and falls, less so under realignment."""
-    generator = Key(seed).generator()
-    records = []
-    for arm in arms:
-        for c in range(steps):
-            pad = c / 3 if arm != "frft" else c / 6
-            for p in range(prompts):
-                for s in range(4):
-                    noise = generator.normal(0, 0.3, 3)
-                    proxy = 0.5 * c + 2 * pad + noise[0]
-                    records.append(
-                        SampleRecord(
-                            run="t",
-                            arm=arm,
-                            seed=seed,
-                            step=10 * c,
-                            split="test",
-                            prompt_id=f"p{p}",
-                            sample_id=f"{arm}-{c}-{p}-{s}",
-                            policy_id=arm,
-                            prompt=f"how? {HOSTILE}" if p == 0 else "how?",
-                            response="press save" + " thank you so much" * (generator.random() < pad) + HOSTILE * (p == 1),
-                            n_tokens=3 + c,
-                            finished=True,
-                            kl_policy_ref_exact_nats=float(c + abs(noise[2])),
-                            scores={"rm": proxy},
-                            proxy_fixed=proxy,
-                            proxy_current=proxy,
-                            gold=0.5 * c - 1.5 * pad**2 + noise[1] if gold else None,
-                            evaluations={"hedging": float(generator.random() < pad)} if evaluations else {},
-                        )
-                    )
-    for i in range(60):
-        score = generator.normal(0, 1, 2)
-        for j in (0, 1):
-            label = Label(annotator="a", other_sample_id=f"o{i}-{1 - j}", preference=float(score[j] > score[1 - j]))
-            records.append(
-                SampleRecord(
-                    run="t",
-                    arm="offline",
-                    seed=seed,
-                    step=None,
-                    split="validation",
-                    prompt_id=f"o{i}",
-                    sample_id=f"o{i}-{j}",
-                    policy_id="source",
-                    prompt="how?",
-                    response="press",
-                    scores={"rm": score[j]},
-                    proxy_fixed=score[j],
-                    gold=score[j] if gold else None,
-                    labels=[label],
-                )
-            )
-    with Run.create(root, {"name": "t"}) as run:
-        run.write_records("all", records)
-        run.write_manifest(name=f"t {HOSTILE}", seed=seed, config_digest="0" * 16, device="cpu", arms=list(arms), main_arm=arms[0])
-    return root
+from .report_run import ARMS, HOSTILE, check, make_run, page, schema
 
 
 @pytest.fixture(scope="module")
@@ -96,22 +28,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_run(tmp_path_factory.mktemp("runs") / "whole")
     write_report(root, key=Key(0))
     return root
-
-
-def schema() -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(resources.files("trueup.report").joinpath("schema.json").read_text(encoding="utf-8"))
-    return loaded
-
-
-def check(root: Path) -> dict[str, Any]:
-    """The run's report.json, valid against the schema and without NaN."""
-
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} in report.json")
-
-    data: dict[str, Any] = json.loads((root / "report/report.json").read_text(encoding="utf-8"), parse_constant=refuse)
-    jsonschema.Draft202012Validator(schema()).validate(data)
-    return data
 
 
 class Tags(HTMLParser):
@@ -136,10 +52,6 @@ class Tags(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._open:
             self.scripts[-1] += data
-
-
-def page(root: Path) -> str:
-    return (root / "report/index.html").read_text(encoding="utf-8")
 
 
 def test_json_holds_the_interface(whole: Path) -> None:
@@ -255,65 +167,10 @@ def test_the_same_key_gives_the_same_bytes(whole: Path) -> None:
     assert sorted(p.name for p in paths.html.parent.iterdir()) == ["index.html", "report.json", "report.md"]
 
 
-def test_without_gold_it_says_so(tmp_path: Path) -> None:
-    root = make_run(tmp_path / "r", arms=("static",), gold=False, evaluations=False, prompts=10)
-    write_report(root, key=Key(0))
-    data = check(root)
-    assert all(c["gold"] is None for c in data["arms"][0]["checkpoints"])
-    assert data["comparison"]["verdict"] is None
-    html = page(root)
-    assert "no gold score was recorded" in html
-    assert "No realignment to compare." in html
-    assert "No evaluations." in html
-    assert "The run has no realigned and no random refit arm" in html
-
-
-def test_one_checkpoint_draws_no_curve(tmp_path: Path) -> None:
-    root = make_run(tmp_path / "r", arms=("static",), steps=1, prompts=10)
-    write_report(root, key=Key(0))
-    data = check(root)
-    assert data["decision"]["keep_step"] == 0
-    html = page(root)
-    assert "No curves." in html
-    assert "one checkpoint shows no growth" in html
-    assert "has one checkpoint, so there is nothing to choose" in html
-
-
-def _accuracy(value: float) -> dict[str, Any]:
-    return {"name": "accuracy", "value": value, "low": value - 0.01, "high": value + 0.01, "n": 4300, "unit": "share"}
-
-
-def test_reward_models_alone(tmp_path: Path) -> None:
-    with Run.create(tmp_path / "r", {"name": "hh"}) as run:
-        run.write_manifest(name="hh", seed=0)
-    rows = [{"name": f"<i>{n}</i>", "data": "hh", "folds": 5, "accuracy": _accuracy(v)} for n, v in (("frozen", 0.602), ("trunk", 0.541))]
-    (tmp_path / "r/reward.json").write_text(json.dumps(rows), encoding="utf-8")
-    write_report(tmp_path / "r", key=Key(0))
-    data = check(tmp_path / "r")
-    assert data["arms"] == []
-    assert data["decision"] is None
-    html = page(tmp_path / "r")
-    assert "60.2 %" in html
-    assert "<i>" not in html.replace('<i style="', "")
-    assert "This run trained no policy" in html
-
-
-@pytest.mark.parametrize("content", ["{", "[1]", '{"name": 1}'])
-def test_damaged_reward_results_are_named(tmp_path: Path, content: str) -> None:
-    with Run.create(tmp_path / "r", {"name": "hh"}):
-        pass
-    (tmp_path / "r/reward.json").write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match=r"reward\.json"):
-        write_report(tmp_path / "r", key=Key(0))
-    assert not (tmp_path / "r/report").exists()
-
-
-def test_nothing_to_report_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such run folder"):
-        write_report(tmp_path / "absent", key=Key(0))
-    with pytest.raises(UserError, match="nothing to report"):
-        write_report(tmp_path, key=Key(0))
-    assert list(tmp_path.iterdir()) == []
+def test_another_key_resamples(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "r", arms=("static",), steps=2, prompts=10)
+    first, second = (write_report(root, key=Key(k)).json.read_bytes() for k in (0, 1))
+    assert first != second
 
 
 def test_several_runs_take_the_run_as_the_unit(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def launch(
         Stopped: the user interrupted it.
     """
     # Looked at before the heavy imports below, so that a mistyped name is answered at once.
-    if not config.is_file():
+    if not os.path.isfile(config):  # unlike Path.is_file, False also where a folder on the way may not be searched
         raise UserError(
             "no such configuration file. Give the path of a YAML file; `trueup config show run` prints a complete one.", where=str(config)
         )

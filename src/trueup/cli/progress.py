@@ -62,25 +62,26 @@ class Bars:
             TextColumn("{task.fields[shown]}", style="dim"),
             console=console,
         )
-        self._tasks: dict[str, TaskID] = {}
+        self._tasks: dict[str, tuple[TaskID, int]] = {}
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
         name = title(event)
-        if event.kind in ("stage", "step"):
+        if event.kind == "note":
+            self.progress.console.print(Text(f"{name}: {event.text}"), soft_wrap=True)
+        elif event.kind == "step" or (event.kind == "stage" and event.step < event.total):
             if name not in self._tasks:
-                self._tasks[name] = self.progress.add_task(name, total=event.total, completed=event.step, shown="")
-            self.progress.update(self._tasks[name], completed=event.step, total=event.total, shown=shown(event))
+                first = event.step - (event.kind == "step")
+                self._tasks[name] = self.progress.add_task(name, total=event.total, completed=first, shown=""), first
+            self.progress.update(self._tasks[name][0], completed=event.step, total=event.total, shown=shown(event))
             if event.step >= event.total:
                 self._finish(name)
-        elif event.kind == "note":
-            self.progress.console.print(Text(f"{name}: {event.text}"), soft_wrap=True)
 
     def _finish(self, name: str) -> None:
-        task_id = self._tasks.pop(name)
+        task_id, first = self._tasks.pop(name)
         task = next(t for t in self.progress.tasks if t.id == task_id)
-        if task.elapsed and task.completed:
-            self.progress.console.print(Text(f"{name}: {task.completed:.0f} steps in {seconds(task.elapsed)}  {task.fields['shown']}"))
+        took = seconds(task.elapsed or 0.0)
+        self.progress.console.print(Text(f"{name}: {task.completed - first:.0f} steps in {took}  {task.fields['shown']}".rstrip()))
         self.progress.remove_task(task_id)
 
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,13 +61,13 @@ def _rows_of(source: str | Path, hub_split: str, hub_subset: str | None) -> Iter
     packed = suffixes[-1:] == [".gz"]
     kind = (suffixes[:-1] if packed else suffixes)[-1:]
     reader = _READERS.get(kind[0]) if kind else None
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, False also where a folder on the way may not be searched
         if reader is None and isinstance(source, str) and not source.startswith((".", "/", "~")):
             for number, values in enumerate(hub_rows(source, hub_split, hub_subset), 1):
                 yield _row(f"{source} ({hub_split}), row {number}", f"{source}:{hub_split}:{number}", values)
             return
         raise UserError("no such file. Give the path of an existing file, or a hub dataset's name.", where=str(source))
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError("is a folder. Give a file; several files as a list.", where=str(source))
     if reader is None or (packed and kind == [".parquet"]):
         raise UserError(f"unknown format. Allowed: {', '.join(_READERS)}, each but .parquet also with .gz.", where=str(source))

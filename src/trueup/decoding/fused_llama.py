@@ -1,7 +1,7 @@
 """One-token steps for Llama models over fused weights and a preallocated key/value cache.
 
 Chosen where the architecture matches exactly (see `trueup.models.llama.lean_trunk`); the numbers are those of transformers up to rounding.
-For one query a row, attention is two batched matrix products and a softmax, several times faster on a CPU than a fused kernel.
+For one query a row, float32 attention is two batched matrix products and a softmax: faster on a CPU than the fused kernel.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ class FusedLlamaDecoder:
         positions = (mask.cumsum(1) - 1).clamp(min=0).flatten()
         cos, sin = (table[positions].to(w.head.dtype) for table in (w.cos, w.sin))
         x = w.embedding[tokens.flatten()]
-        self.keys, self.values = [], []
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
         for layer in w.layers:
             q, k, v = self._qkv(x, layer, cos, sin)
             q, k, v = (y.view(count, width, -1, w.size).transpose(1, 2) for y in (q, k, v))
@@ -130,11 +131,8 @@ class FusedLlamaDecoder:
         for layer, keys, values in zip(w.layers, self.keys, self.values, strict=True):
             q, k, v = self._qkv(x, layer, cos, sin)
             keys[:, :, self.at], values[:, :, self.at] = k, v
-            seen_keys, seen_values = (y[:, :, : self.at + 1].flatten(0, 1) for y in (keys, values))
-            scores = torch.bmm(q.reshape(rows * w.groups, -1, w.size), seen_keys.transpose(1, 2))
-            if self.bias is not None:
-                scores.view(rows, w.heads, -1)[:, :, : self.bias.shape[2]] += self.bias
-            x = self._finish(x, torch.bmm(scores.softmax(-1), seen_values).view(rows, -1), layer)
+            seen = self._look(q, keys[:, :, : self.at + 1], values[:, :, : self.at + 1])
+            x = self._finish(x, seen.reshape(rows, -1), layer)
         self.at += 1
         self.position = self.position + 1
         return self._logits(x)
@@ -145,6 +143,18 @@ class FusedLlamaDecoder:
         self.values = [y[rows] for y in self.values]
         self.position = self.position[rows]
         self.bias = None if self.bias is None else self.bias[rows]
+
+    def _look(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attention of one query a row: [R, H, D], [R, G, S, D] twice -> [R, H, D]."""
+        w, rows, seen = self.weights, len(q), keys.shape[2]
+        if q.dtype != torch.float32:
+            # batched products of bfloat16 would copy the cache's slices
+            look = None if self.bias is None else F.pad(self.bias, (0, seen - self.bias.shape[2])).to(q.dtype)[:, None]
+            return F.scaled_dot_product_attention(q[:, :, None], keys, values, attn_mask=look, scale=1.0, enable_gqa=w.heads != w.groups)
+        scores = torch.bmm(q.reshape(rows * w.groups, -1, w.size), keys.flatten(0, 1).transpose(1, 2))
+        if self.bias is not None:
+            scores.view(rows, w.heads, seen)[:, :, : self.bias.shape[2]] += self.bias
+        return torch.bmm(scores.softmax(-1), values.flatten(0, 1))
 
     def _qkv(self, x: Tensor, layer: Layer, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         w = self.weights

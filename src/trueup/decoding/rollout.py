@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -15,10 +15,7 @@ from trueup.decoding.cached import CacheDecoder
 from trueup.decoding.fused_llama import FusedLlamaDecoder, FusedWeights, fuse
 from trueup.decoding.sample import Decoder, Sampled, sample
 from trueup.models.llama import lean_trunk
-from trueup.models.policy import Policy, has_adapter, merged
-
-Precision = Literal["float32", "bf16"]
-_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+from trueup.models.policy import DTYPES, Policy, Precision, has_adapter, merged
 
 
 class Rollout:
@@ -38,7 +35,7 @@ class Rollout:
 
     def refresh(self) -> None:
         """Take over the policy's current weights."""
-        dtype = _DTYPES[self.precision]
+        dtype = DTYPES[self.precision]
         source = merged(self.policy.model)
         trunk = lean_trunk(source) if self.fused else None
         if trunk is not None:

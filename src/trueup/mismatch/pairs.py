@@ -16,12 +16,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from trueup.core.record import OFFLINE_ARM
-from trueup.mismatch.panel import Panel
+from trueup.mismatch.panel import Panel, numbers
 from trueup.stats.bootstrap import Array
 
 Truth = Literal["labels", "gold"]
 TruthSetting = Literal["auto", "labels", "gold"]
-Pairing = Literal["all", "disjoint"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +39,7 @@ class Pairs:
 
     def column(self, name: str) -> Array | None:
         """[rows] A numeric column, None where absent or empty."""
-        if name not in self.rows:
-            return None
-        values = np.asarray(pd.to_numeric(self.rows[name]), dtype=float)
-        return None if np.isnan(values).all() else values
+        return numbers(self.rows[name]) if name in self.rows else None
 
     def difference(self, values: Array) -> Array:
         """[N] First minus second of row values."""
@@ -87,18 +83,13 @@ def offline_pairs(records: pd.DataFrame) -> Pairs | None:
             second=labels["second"].to_numpy(),
             preference=labels["preference"].to_numpy(dtype=float),
         )
-    first, second = _within(pd.factorize(rows["prompt_id"])[0], "all")
+    first, second = _within(pd.factorize(rows["prompt_id"])[0])
     return Pairs(rows=rows, first=first, second=second, preference=np.full(len(first), np.nan)) if len(first) else None
 
 
-def policy_pairs(panel: Panel, pairing: Pairing = "all") -> Pairs | None:
-    """Pairs of samples of one checkpoint for the same prompt; None where no prompt has two samples at one step.
-
-    Args:
-        panel: the arm's test rows.
-        pairing: ``all`` pairs of a prompt's samples, or ``disjoint`` ones, whose outcomes are independent of each other.
-    """
-    first, second = _within(panel.step * len(panel.prompts) + panel.prompt, pairing)
+def policy_pairs(panel: Panel) -> Pairs | None:
+    """All pairs of samples of one checkpoint for the same prompt; None where no prompt has two samples at one step."""
+    first, second = _within(panel.step * len(panel.prompts) + panel.prompt)
     if not len(first):
         return None
     preference = np.full(len(first), np.nan)
@@ -107,6 +98,17 @@ def policy_pairs(panel: Panel, pairing: Pairing = "all") -> Pairs | None:
         known = dict(zip(zip(labels["first"], labels["second"], strict=True), labels["preference"], strict=True))
         preference = np.array([known.get(p, np.nan) for p in zip(first.tolist(), second.tolist(), strict=True)])
     return Pairs(rows=panel.rows, first=first, second=second, preference=preference)
+
+
+def disjoint(pairs: Pairs) -> Pairs:
+    """A subset in which no reply occurs twice, so that the outcomes are independent of each other; earlier pairs go first."""
+    used: set[int] = set()
+    kept = np.zeros(len(pairs), dtype=bool)
+    for i, (a, b) in enumerate(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)):
+        if a not in used and b not in used:
+            used |= {a, b}
+            kept[i] = True
+    return pairs.take(kept)
 
 
 def common_truth(offline: Pairs, policy: Pairs, wanted: TruthSetting) -> Truth | None:
@@ -182,15 +184,12 @@ def wins_over_first(panel: Panel) -> Array | None:
     return np.where(panel.step == 0, 0.5, wins)
 
 
-def _within(group: NDArray[np.int64], pairing: Pairing) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _within(group: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of positions in the same run of a grouped column [N]."""
     n = len(group)
     starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]]) if n else np.zeros(0, dtype=np.int64)
     sizes = np.diff(np.r_[starts, n])
     place = np.arange(n) - np.repeat(starts, sizes)
-    if pairing == "disjoint":
-        first = np.flatnonzero((place % 2 == 0) & (place + 1 < np.repeat(sizes, sizes)))
-        return first, first + 1
     parts = [np.flatnonzero(place + k < np.repeat(sizes, sizes)) for k in range(1, int(sizes.max(initial=0)))]
     firsts = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
     seconds = np.concatenate([p + k for k, p in enumerate(parts, start=1)]) if parts else firsts

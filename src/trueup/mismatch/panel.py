@@ -60,8 +60,7 @@ class Panel:
             return self._kl()
         if name not in self.rows:
             return None
-        values = np.asarray(pd.to_numeric(self.rows[name]), dtype=float)
-        return None if np.isnan(values).all() else values
+        return numbers(self.rows[name])
 
     def cells(self, values: Array) -> Cells:
         """Sums and counts of row values [N] in each prompt and step."""
@@ -101,6 +100,12 @@ class Panel:
             return None
         difference = policy - reference
         return None if np.isnan(difference).all() else difference
+
+
+def numbers(column: pd.Series) -> Array | None:
+    """A numeric column as floats, NaN where missing; None where it is wholly empty."""
+    values: Array = pd.to_numeric(column).to_numpy(dtype=float, na_value=np.nan)
+    return None if np.isnan(values).all() else values
 
 
 def panel_of(records: pd.DataFrame, arm: str, split: str = "test") -> Panel | None:

@@ -111,11 +111,13 @@ def decide(records: pd.DataFrame, arm: str, diagnoses: Sequence[Diagnosis], sett
     gain, loss = _worth(parts, report, kept, settings.verdict, key / "report", "score" if basis == "gold" else basis)
     fallen = loss.low is not None and loss.low > 0
     keep = int(panel.steps[kept])
-    why = (
-        f"Keep step {keep} of {last}: the highest lower {settings.verdict.level:.0%} limit of the gain in {basis} on one half of the "
-        f"prompts; on the other half it gained {shown(gain)} over step {first}, and the last checkpoint lost {shown(loss)} from it."
-        f"{_named(alarms)}"
+    chosen = (
+        f"the highest lower {settings.verdict.level:.0%} limit of the gain in {basis} on one half of the prompts; on the other half it "
+        f"gained {shown(gain)} over step {first}"
+        if kept
+        else f"no later checkpoint is shown to gain in {basis} on one half of the prompts"
     )
+    why = f"Keep step {keep} of {last}: {chosen}. From there to the last checkpoint {basis} fell by {shown(loss)}.{_named(alarms)}"
     return Decision(keep_step=keep, stop=fallen or "over_optimisation" in alarms, why=why, basis=basis, evidence=(gain, loss))
 
 

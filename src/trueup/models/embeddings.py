@@ -62,7 +62,8 @@ class TransformerEmbedder:
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, pooling: Pooling = "mean", max_tokens: int = 256) -> None:
-        self.model, self.tokenizer = without_dropout(model), tokenizer
+        self.model: Any = without_dropout(model)
+        self.tokenizer = tokenizer
         self.model.requires_grad_(False)
         self.pooling, self.max_tokens = pooling, max_tokens
         self._name = f"{name}:{pooling}:{max_tokens}"

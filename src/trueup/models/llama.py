@@ -28,7 +28,9 @@ class Hidden(NamedTuple):
 
 def lean_trunk(model: Any) -> LlamaModel | None:
     """The trunk, where this file computes exactly what the model computes; None otherwise."""
-    trunk = model if type(model) is LlamaModel else model.model if type(model) in (LlamaForCausalLM, LlamaForSequenceClassification) else None
+    trunk = (
+        model if type(model) is LlamaModel else model.model if type(model) in (LlamaForCausalLM, LlamaForSequenceClassification) else None
+    )
     if trunk is None:
         return None
     config = trunk.config

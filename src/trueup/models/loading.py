@@ -22,7 +22,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
 def seeded(key: Key) -> Iterator[None]:
     """Inside, what libraries draw from torch's global generator comes from ``key``; outside, that generator is as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(key.integer())
+        torch.manual_seed(key.integer())
         yield
 
 

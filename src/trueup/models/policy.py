@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ContextManager
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from trueup.core.errors import UserError
 from trueup.data.tokens import Sequences, load_tokenizer
+from trueup.models.llama import Hidden, lean_trunk, reply_states
 from trueup.models.loading import load_model_config, load_weights, without_dropout
-from trueup.ops.logprobs import chosen_logprobs
+from trueup.ops.logprobs import chosen_logprobs, head_logprobs
+
+Precision = Literal["float32", "bf16"]
+DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
+_PLAIN_HEADS = ("gpt2", "gpt_neox", "llama", "mistral", "olmo2", "opt", "phi3", "qwen2", "qwen3", "smollm3")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +41,12 @@ class Policy:
     Args:
         model: a causal model of transformers (or one with a peft adapter).
         tokenizer: with eos and pad, see `trueup.data.tokens.load_tokenizer`.
+        precision: of matrix products in `logits` and `logprobs`; weights keep their own.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, precision: Precision = "float32") -> None:
         self.model: Any = without_dropout(model)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.precision = tokenizer, precision
 
     @property
     def max_tokens(self) -> int | None:
@@ -48,11 +55,11 @@ class Policy:
 
     def logits(self, sequences: Sequences) -> Tensor:
         """[B, T, V] Logits that predict each reply token, in the model's precision, differentiable."""
-        return reply_logits(self.model, sequences)
+        return reply_logits(self.model, sequences, self.precision)
 
     def logprobs(self, sequences: Sequences, temperature: float = 1.0) -> Tensor:
         """[B, T] float32 log-probability of each reply token in nats under softmax(logits / temperature); 0 where masked."""
-        return reply_logprobs(self.model, sequences, temperature)
+        return reply_logprobs(self.model, sequences, temperature, self.precision)
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load; an adapter is merged into its base first."""
@@ -67,25 +74,31 @@ class Reference:
     model: Any
     adapter: bool
     """The model carries the policy's adapter, which is switched off here."""
+    precision: Precision = "float32"
 
-    def _off(self) -> ContextManager[None]:
+    def _off(self) -> AbstractContextManager[None]:
         return self.model.disable_adapter() if self.adapter else nullcontext()
 
     @torch.no_grad()
     def logits(self, sequences: Sequences) -> Tensor:
         """[B, T, V] As `Policy.logits`, without gradient."""
         with self._off():
-            return reply_logits(self.model, sequences)
+            return reply_logits(self.model, sequences, self.precision)
 
     @torch.no_grad()
     def logprobs(self, sequences: Sequences, temperature: float = 1.0) -> Tensor:
         """[B, T] As `Policy.logprobs`, without gradient."""
         with self._off():
-            return reply_logprobs(self.model, sequences, temperature)
+            return reply_logprobs(self.model, sequences, temperature, self.precision)
 
 
 def load_policy(
-    path: str | Path, *, dtype: torch.dtype = torch.float32, lora: LoraSettings | None = None, pad_token: str | None = None
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    lora: LoraSettings | None = None,
+    pad_token: str | None = None,
+    precision: Precision = "float32",
 ) -> Policy:
     """Load a policy from a Hugging Face folder or hub name.
 
@@ -94,6 +107,7 @@ def load_policy(
         dtype: of the weights.
         lora: train an adapter on frozen weights instead of the weights.
         pad_token: see `load_tokenizer`.
+        precision: see `Policy`.
 
     Raises:
         UserError: nothing there, pickled or broken weights, weights of another kind of model, no eos, no pad.
@@ -106,7 +120,7 @@ def load_policy(
     model, missing = load_weights(AutoModelForCausalLM, path, dtype)
     if missing:
         raise UserError(f"the weights lack {len(missing)} tensors that would stay random, such as '{missing[0]}'.", where=str(path))
-    return Policy(adapted(model, lora) if lora else model, tokenizer)
+    return Policy(adapted(model, lora) if lora else model, tokenizer, precision)
 
 
 def adapted(model: PreTrainedModel, lora: LoraSettings) -> Any:
@@ -122,10 +136,10 @@ def adapted(model: PreTrainedModel, lora: LoraSettings) -> Any:
 def reference_of(policy: Policy) -> Reference:
     """The policy as it is now, for good: the same model with its adapter off where it has one, else a frozen copy."""
     if has_adapter(policy.model):
-        return Reference(policy.model, adapter=True)
+        return Reference(policy.model, adapter=True, precision=policy.precision)
     model = copy.deepcopy(policy.model)
     model.requires_grad_(False)
-    return Reference(model.eval(), adapter=False)
+    return Reference(model.eval(), adapter=False, precision=policy.precision)
 
 
 def has_adapter(model: nn.Module) -> bool:
@@ -144,29 +158,66 @@ def context_of(model: Any) -> int | None:
     return int(found) if found else None
 
 
-def reply_logits(model: Any, sequences: Sequences) -> Tensor:
+def reply_logits(model: Any, sequences: Sequences, precision: Precision = "float32") -> Tensor:
     """[B, T, V] Logits that predict each reply token."""
-    start, width = sequences.prompt_width, sequences.tokens.shape[1]
-    out = model(
-        input_ids=sequences.tokens[:, : width - 1] if width > start else sequences.tokens,
-        attention_mask=sequences.attention()[:, : width - 1],
-        position_ids=sequences.positions()[:, : width - 1],
-        use_cache=False,
-        logits_to_keep=width - start,
-    )
-    return out.logits[:, -(width - start) :]
+    trunk = lean_trunk(model)
+    if trunk is not None:
+        hidden = _predicting(reply_states(trunk, sequences, DTYPES[precision]))
+        return F.linear(hidden, model.lm_head.weight.to(hidden.dtype))
+    width = sequences.mask.shape[1]
+    with autocast(sequences.tokens.device, precision):
+        return model(**_inputs(sequences), use_cache=False, logits_to_keep=width).logits[:, -width:]
 
 
-def reply_logprobs(model: Any, sequences: Sequences, temperature: float = 1.0) -> Tensor:
+def reply_logprobs(model: Any, sequences: Sequences, temperature: float = 1.0, precision: Precision = "float32") -> Tensor:
     """[B, T] float32 nats, 0 where masked."""
-    return chosen_logprobs(reply_logits(model, sequences), sequences.replies, sequences.mask, temperature)
+    if temperature <= 0:
+        raise ValueError(f"log-probabilities need a temperature above 0, got {temperature}")
+    head = _plain_head(model)
+    if head is None:
+        return chosen_logprobs(reply_logits(model, sequences, precision), sequences.replies, sequences.mask, temperature)
+    trunk = lean_trunk(model)
+    if trunk is not None:
+        hidden = _predicting(reply_states(trunk, sequences, DTYPES[precision]))
+    else:
+        with autocast(sequences.tokens.device, precision):
+            states = base_of(model).base_model(**_inputs(sequences), use_cache=False).last_hidden_state
+        hidden = states[:, -sequences.mask.shape[1] :].to(DTYPES[precision])
+    mask = sequences.mask
+    values = head_logprobs(hidden[mask], head.weight, sequences.replies[mask], temperature)
+    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, values)
+
+
+def base_of(model: Any) -> Any:
+    """The transformers model inside an adapter's wrapper, its adapted layers included."""
+    return model.get_base_model() if has_adapter(model) else model
 
 
 @contextmanager
-def autocast(dtype: torch.dtype | None) -> Iterator[None]:
-    """Matrix products in ``dtype`` (bfloat16) inside; as they are for None or float32."""
-    if dtype is None or dtype == torch.float32:
+def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Matrix products in that precision inside."""
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         yield
-    else:
-        with torch.autocast("cpu", dtype=dtype):
-            yield
+
+
+def _inputs(sequences: Sequences) -> dict[str, Tensor]:
+    """What predicts the reply: all columns but the last."""
+    return {
+        "input_ids": sequences.tokens[:, :-1],
+        "attention_mask": sequences.attention()[:, :-1],
+        "position_ids": sequences.positions()[:, :-1],
+    }
+
+
+def _predicting(hidden: Hidden) -> Tensor:
+    """[B, T, W] states from which each reply token is predicted: the prompt's last, then the reply's but its last."""
+    return torch.cat([hidden.before[:, None], hidden.replies[:, :-1]], 1)
+
+
+def _plain_head(model: Any) -> nn.Linear | None:
+    """The output layer, where logits are exactly its product with the last hidden state: no scaling, no cap, no bias."""
+    base = base_of(model)
+    if getattr(base.config, "model_type", None) not in _PLAIN_HEADS:
+        return None
+    head = base.get_output_embeddings()
+    return head if type(head) is nn.Linear and head.bias is None else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
@@ -31,8 +32,10 @@ from trueup.data.tokens import (
 from trueup.learn.table import Table
 from trueup.models.embedding_reward import SETTINGS, load_embedding_reward
 from trueup.models.heads import fresh_head
+from trueup.models.llama import lean_trunk, reply_states
 from trueup.models.loading import load_model_config, load_weights, seeded, without_dropout
-from trueup.models.policy import Policy, context_of, merged
+from trueup.models.policy import DTYPES, Policy, Precision, autocast, context_of, merged
+from trueup.ops.masking import last_valid
 
 
 class RewardModel(Protocol):
@@ -68,16 +71,19 @@ class TrunkReward:
         model: a ``...ForSequenceClassification`` with one label and a causal trunk.
         tokenizer: of the trunk.
         rendering: how messages become text, see `render_prompt`.
+        precision: of matrix products; weights keep their own, scores are float32.
 
     Raises:
         UserError: padding and eos are one token: transformers' own forward would read before eos.
     """
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast, rendering: Rendering = "template") -> None:
+    def __init__(
+        self, model: Any, tokenizer: PreTrainedTokenizerFast, rendering: Rendering = "template", precision: Precision = "float32"
+    ) -> None:
         if tokenizer.pad_token_id == tokenizer.eos_token_id:
             raise UserError("a reward model's padding token must differ from eos. Set `pad_token` to another existing token.")
-        self.model = without_dropout(model)
-        self._tokenizer, self.rendering = tokenizer, rendering
+        self.model: Any = without_dropout(model)
+        self._tokenizer, self.rendering, self.precision = tokenizer, rendering, precision
         model.config.pad_token_id = tokenizer.pad_token_id
 
     @property
@@ -100,11 +106,17 @@ class TrunkReward:
     def score(self, features: Table) -> Tensor:
         """[B] float32 score at each row's last valid token."""
         assert isinstance(features, Sequences)
-        hidden = self.model.base_model(
-            input_ids=features.tokens, attention_mask=features.attention(), position_ids=features.positions(), use_cache=False
-        ).last_hidden_state
+        trunk = lean_trunk(self.model)
+        if trunk is not None:
+            states = reply_states(trunk, features, DTYPES[self.precision])
+            hidden, column = torch.cat([states.before[:, None], states.replies], 1), last_valid(features.mask) + 1
+        else:
+            inputs = {"input_ids": features.tokens, "attention_mask": features.attention(), "position_ids": features.positions()}
+            with autocast(features.tokens.device, self.precision):
+                hidden, column = self.model.base_model(**inputs, use_cache=False).last_hidden_state, features.last()
         rows = torch.arange(len(features), device=hidden.device)
-        return self.model.score(hidden[rows, features.last()]).squeeze(-1).float()
+        head = self.model.score
+        return F.linear(hidden[rows, column].to(head.weight.dtype), head.weight, head.bias).squeeze(-1).float()
 
     def from_policy_tokens(self, sequences: Sequences, policy_tokenizer: PreTrainedTokenizerFast) -> Sequences | None:
         """The policy's own tokens as features, or None where reading them as text would give other tokens.
@@ -146,7 +158,8 @@ class EncoderReward:
     """
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.model, self._tokenizer = without_dropout(model), tokenizer
+        self.model: Any = without_dropout(model)
+        self._tokenizer = tokenizer
 
     @property
     def module(self) -> nn.Module:

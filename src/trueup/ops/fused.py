@@ -22,7 +22,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype | Non
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the halves of the last dimension: [n, heads, D] with [n, 1, D/2] (Su et al. 2021, arXiv 2104.09864, halves instead of pairs)."""
+    """Rotate the halves of the last dimension: [n, heads, D] with [n, 1, D/2] (Su et al. 2021, arXiv 2104.09864)."""
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
@@ -35,7 +35,7 @@ class _SwiGLU(torch.autograd.Function):
         return F.silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors
         gate, up = gate_up.chunk(2, -1)
         out = torch.empty_like(gate_up)
@@ -59,7 +59,7 @@ class _RMSNorm(torch.autograd.Function):
         return (unit * weight).to(dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         unit, inverse, weight = ctx.saved_tensors
         grad = grad.float()
         d_weight = (grad * unit).sum(0)

@@ -32,7 +32,8 @@ def _fall(data: Mapping[str, Any]) -> Answer:
         why = "the question was not asked" if found is None else found["rule"].removeprefix("Not enough data: ").rstrip(".")
         return Answer(ask=ASK_FALL, word="Cannot be said", tone="plain", sentence=_sentence(f"In arm {arm} {why}{_went(checkpoints)}"))
     gain, drop, rise = (_named(found["estimates"], n) for n in ("gain", "drop", "proxy_rise_after_peak"))
-    said = f"In arm {arm} gold gained {_with(gain)} up to its peak and lost {_with(drop)} after it, while the proxy moved by {_with(rise, sign=True)}"
+    fall = f"gold gained {_with(gain)} up to its peak and lost {_with(drop)} after it"
+    said = f"In arm {arm} {fall}, while the proxy moved by {_with(rise, sign=True)}"
     alarm = found["verdict"] == "alarm"
     if not alarm:
         said += "; the rule counts that as no fall"

@@ -48,7 +48,7 @@ class HelpdeskConfig(WorldConfig):
         "expert": 1, "sloppy": 1, "verbose": 1, "anxious": 1, "flatterer": 1, "reckless": 1, "babbler": 0.4,
     }  # fmt: skip
     """Source policies of the demonstrations, with relative weights."""
-    train_pairs: int = Field(default=1200, ge=1)
+    train_pairs: int = Field(default=2000, ge=1)
     """Pairs of the offline preference set."""
     validation_pairs: int = Field(default=240, ge=1)
     """Pairs held out to judge reward models."""

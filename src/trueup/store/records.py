@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -146,9 +147,9 @@ def record_files(path: str | Path) -> list[Path]:
         UserError: there are none.
     """
     path = Path(path)
-    if path.is_file():
+    if os.path.isfile(path):
         return [path]
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, False also where a folder on the way may not be searched
         raise UserError("no such file or folder. Give a run folder, or a .parquet or .jsonl file of records.", where=str(path))
     folder = path / "records" if (path / "records").is_dir() else path
     found = sorted(p for pattern in ("*.parquet", "*.jsonl") for p in folder.rglob(pattern) if not p.name.startswith("."))

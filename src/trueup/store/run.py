@@ -27,6 +27,7 @@ import yaml
 from trueup.core.errors import UserError
 from trueup.core.record import SampleRecord
 from trueup.store.atomic import is_leftover, recover, write_text, writing
+from trueup.store.changes import refuse_changes
 from trueup.store.lines import Lines, plain
 from trueup.store.lock import Lock
 from trueup.store.manifest import environment
@@ -63,12 +64,14 @@ class Run:
         run = cls(root)
         if not writer:
             return run
-        entries = [p.name for p in run.root.iterdir() if p.name != Lock.NAME and not is_leftover(p.name)] if run.root.is_dir() else []
+        with writing(run.root):
+            found = list(run.root.iterdir()) if run.root.is_dir() else []
+        entries = [p.name for p in found if p.name != Lock.NAME and not is_leftover(p.name)]
         if entries and not resume:
             raise UserError(
                 "the folder is not empty. Continue that run with --resume, or choose another folder with --out.", where=str(root)
             )
-        if entries and not run.config_path.exists():
+        if entries and run.config_path.name not in entries:
             raise UserError(
                 "is not a run folder (it has no config.yaml), so it cannot be resumed. Choose another with --out.", where=str(root)
             )
@@ -85,7 +88,7 @@ class Run:
     def _open(self, config: Mapping[str, Any]) -> None:
         recover(self.root)
         if self.config_path.exists():
-            _refuse_changes(self.config(), plain(config), self.config_path)
+            refuse_changes(self.config(), plain(config), self.config_path)
             self._before_s = float(self.manifest().get("wall_s") or 0.0)
             self._metrics.trim()
             self._ledger.trim()
@@ -270,30 +273,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return dict(json.loads(text))
     except (ValueError, TypeError) as error:
         raise UserError(f"is damaged ({error}). Remove it to let the run write it again.", where=str(path)) from error
-
-
-def _refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
-    """Raise unless both configurations are equal, saying which keys differ."""
-    absent = object()
-    before, after = dict(_flat(old)), dict(_flat(new))
-    changes = [
-        f"  {key}: "
-        + " in the run, ".join("absent" if v is absent else repr(v) for v in (before.get(key, absent), after.get(key, absent)))
-        + " now"
-        for key in [*before, *(k for k in after if k not in before)]
-        if before.get(key, absent) != after.get(key, absent)
-    ]
-    if changes:
-        more = [f"  and {len(changes) - 20} more"] if len(changes) > 20 else []
-        lines = "\n".join(["a run continues only with the configuration it began with. These keys differ:", *changes[:20], *more])
-        raise UserError(f"{lines}\nUndo the changes, or start a new run with --out.", where=str(path))
-
-
-def _flat(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings and lists with their dotted places; empty groups are leaves."""
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    pairs = list(items)
-    if not pairs:
-        yield ".".join(place), value
-    for key, item in pairs:
-        yield from _flat(item, (*place, str(key)))

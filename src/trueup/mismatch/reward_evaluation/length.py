@@ -148,10 +148,12 @@ def _pearson(totals: dict[str, Array], a: str, b: str) -> Array:
 
 
 def _partial(totals: dict[str, Array]) -> Array:
-    """Correlation of score and length given gold; the plain one where gold does not vary within prompts."""
+    """Correlation of score and length given gold: the plain one where gold does not vary within prompts, 0 where the score is gold."""
     sl, sg, lg = (_pearson(totals, a, b) for a, b in (("score", "length"), ("score", "gold"), ("length", "gold")))
     sg, lg = np.where(np.isnan(sg), 0.0, sg), np.where(np.isnan(lg), 0.0, lg)
     rest = (1 - sg**2) * (1 - lg**2)
+    if np.all(sg > 1 - 1e-9):
+        return np.zeros(np.shape(rest))
     return np.divide(sl - sg * lg, np.sqrt(np.maximum(rest, 0)), out=np.full(np.shape(rest), np.nan), where=rest > 1e-12)
 
 
@@ -197,8 +199,8 @@ def _judge(found: dict[str, Estimate], settings: Length, proxy: str, unit: str) 
     grown = growth.low is not None and growth.low > 0
     alarm = grown and share is not None and share.low is not None and share.low >= settings.min_share
     return alarm, (
-        f"Without gold, alarm when replies grew (interval above 0) and length explains at least {settings.min_share:.0%} of the score's "
-        f"rise (lower limit): {grew}; within-prompt correlation of {proxy} and length {shown(found['correlation'])}."
+        f"Without a gold that varies, alarm when replies grew (interval above 0) and length explains at least {settings.min_share:.0%} of "
+        f"the score's rise (lower limit): {grew}; within-prompt correlation of {proxy} and length {shown(found['correlation'])}."
     )
 
 

@@ -41,8 +41,10 @@ class DistributionShift(Config):
     """Fewer pairs of either kind with a known truth are not enough data."""
     min_drop: float = Field(default=0.02, ge=0, lt=0.5)
     """A smaller drop in accuracy raises no alarm, however certain it is."""
-    strata: int = Field(default=6, ge=1, le=20)
-    """Bins of the absolute gold gap within which offline and policy pairs are compared."""
+    strata: int = Field(default=10, ge=1, le=50)
+    """Bins of the absolute gold gap within which offline and policy pairs are compared; 1 compares them as they are."""
+    pairs_per_stratum: int = Field(default=15, ge=1)
+    """Fewer bins are used where they would hold fewer offline pairs than this on average."""
     draws: int = Field(default=DRAWS, ge=100)
     """Bootstrap resamples."""
 
@@ -187,9 +189,10 @@ def _drops(own: _Side, now: _Side, kind: Series, settings: DistributionShift, ke
 
     found = [drop(f"drop_{kind}", own, 1)]
     near = own.gap <= now.gap.max()
-    if settings.strata > 1 and np.isfinite(own.gap).all() and np.isfinite(now.gap).all() and near.any():
+    strata = min(settings.strata, int(near.sum()) // settings.pairs_per_stratum)
+    if strata > 1 and np.isfinite(own.gap).all() and np.isfinite(now.gap).all():
         close = _Side(prompt=own.prompt[near], correct=own.correct[near], gap=own.gap[near])
-        found.append(drop(f"drop_{kind}_equal_gap", close, settings.strata))
+        found.append(drop(f"drop_{kind}_equal_gap", close, strata))
     return found
 
 
