@@ -49,6 +49,13 @@ def test_a_statistic_that_mostly_does_not_exist_has_no_interval() -> None:
     low, high = b.interval(draws, 30)
     assert np.isnan(low[0])
     assert (low[1], high[1]) == (1, 1)
+    nine_of_ten, _ = b.interval(np.r_[np.full(10, np.nan), np.ones(90)], 30)
+    assert nine_of_ten == 1  # nine tenths are enough
+
+
+def test_two_units_have_an_interval_and_one_has_none() -> None:
+    assert np.isfinite(b.interval(np.arange(100.0), 2)).all()
+    assert np.isnan(b.interval(np.arange(100.0), 1)).all()
 
 
 def test_paired_difference_pairs_by_cluster() -> None:
@@ -71,12 +78,15 @@ def test_every_resample_has_as_many_clusters() -> None:
 def test_blocks_keep_neighbours() -> None:
     places = b.block_indices(10, 3, 200, Key(2))
     assert places.shape == (200, 10)
-    assert places.min() >= 0
-    assert places.max() <= 9
+    assert (places.min(), places.max()) == (0, 9)
+    assert set(places[:, 0]) == set(range(8))  # a block of three may start anywhere up to 7
     inside = np.diff(places, axis=1)[:, [0, 1, 3, 4, 6, 7]]
     assert (inside == 1).all()
-    with pytest.raises(ValueError, match="block"):
-        b.block_indices(3, 4, 1, Key(0))
+    assert sorted(set(b.block_indices(3, 1, 100, Key(0)).ravel())) == [0, 1, 2]
+    assert b.block_indices(3, 3, 1, Key(0)).tolist() == [[0, 1, 2]]
+    for block in (0, 4):
+        with pytest.raises(ValueError, match="block"):
+            b.block_indices(3, block, 1, Key(0))
 
 
 def test_a_draw_depends_on_its_key_alone() -> None:

@@ -71,3 +71,19 @@ def test_no_temperature_where_none_is_best() -> None:
 def test_equal_mass_bins_hold_equal_numbers() -> None:
     p = np.linspace(0.01, 0.99, 100)
     assert np.bincount(c.bin_of(p, 4, "mass")).tolist() == [25, 25, 25, 25]
+    assert np.bincount(c.bin_of(p, 5, "mass")).tolist() == [20, 20, 20, 20, 20]
+
+
+def test_equal_width_bins_and_their_edges() -> None:
+    # four bins: .25 and .75 are edges and go towards 1/2, 1/2 itself is in one bin
+    p = np.array([0.0, 0.2, 0.25, 0.4, 0.5, 0.6, 0.75, 0.8, 1.0])
+    assert c.bin_of(p, 4, "width").tolist() == [0, 0, 1, 1, 2, 2, 2, 3, 3]
+    assert c.bin_of(np.array([0.1, 0.4, 0.5, 0.6, 0.9]), 3, "width").tolist() == [0, 1, 1, 1, 2]
+
+
+def test_empty_bins_are_left_out() -> None:
+    # p = 3/4 and, in the other order, 1/4: two bins of fifteen
+    table = c.reliability(np.full(4, LOG3), [1, 1, 0, 0])
+    assert table.count.tolist() == [4, 4]
+    assert table.confidence == pytest.approx([0.25, 0.75], abs=1e-12)
+    assert table.frequency == pytest.approx([0.5, 0.5], abs=1e-12)

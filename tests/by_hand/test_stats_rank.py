@@ -29,6 +29,12 @@ def test_constant_series_have_no_correlation(correlation: rank.Correlation) -> N
     assert correlation(X, [-v for v in X]) == pytest.approx(-1)
 
 
+def test_rounding_is_no_variation_and_smallness_is_no_constancy() -> None:
+    # steps of 1e-9 on a level of 1e6 are a share of 1e-15: rounding; the same steps on a level of 1e-9 are real
+    assert np.isnan(rank.pearson([1e6, 1e6 + 1e-9, 1e6 + 2e-9], [1, 2, 3]))
+    assert rank.pearson([1e-9, 2e-9, 3e-9], [1, 2, 3]) == pytest.approx(1)
+
+
 def test_trends_agree_in_levels_and_differ_in_increments() -> None:
     # both rise; increments of x are 1 3 1 3, of y 3 1 3 1: exactly opposed
     x, y = [0, 1, 4, 5, 8], [0, 3, 4, 7, 8]

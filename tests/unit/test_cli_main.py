@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,16 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
     )
     times = []
     for _ in range(4):
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = python(code)
-        times.append(time.perf_counter() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
         assert done.returncode == 0, done.stderr
     assert all(verb.split()[0] in done.stdout for verb in VERBS)
     loaded = set(json.loads(done.stderr.replace("'", '"')))
     assert not loaded & {"torch", "transformers", "numpy", "pandas", "pyarrow", "pydantic", "matplotlib"}
-    assert min(times) < 0.5, times  # the best of four: others may use the machine
+    # Processor seconds, the best of four: on an idle machine they are the time a user waits, on a busy one they stay the same.
+    assert min(times) < 0.5, times
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -85,8 +88,8 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, capfd: pytes
     with pytest.raises(RuntimeError, match="unexpected"):
         main.invoke(["run", "x.yaml", "--json"])
     assert json.loads(capfd.readouterr().out)["error"]["exit"] == 1
-    code = "import sys; from trueup.cli import main, quickstart, run\ndef fails(*a, **k): raise RuntimeError('unexpected')\nrun.launch = fails\n"
-    done = python(code + "sys.argv = ['trueup', 'run', 'x.yaml']\nmain.main()")
+    code = "import sys; from trueup.cli import main, run\ndef fails(*a, **k): raise RuntimeError('unexpected')\n"
+    done = python(code + "run.launch = fails\nsys.argv = ['trueup', 'run', 'x.yaml']\nmain.main()")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "RuntimeError: unexpected" in done.stderr
@@ -166,21 +169,40 @@ def records(arm: str, step: int, gold: float) -> list[SampleRecord]:
     ]  # fmt: skip
 
 
-def test_a_report_needs_no_torch(tmp_path: Path) -> None:
-    with Run.create(tmp_path / "run", {"seed": 0}) as made:
+def made(folder: Path, seed: int) -> Path:
+    """A run of three checkpoints, written without training."""
+    with Run.create(folder, {"seed": seed}) as run:
         for step, gold in ((0, 0.0), (10, 1.0), (20, 0.5)):
-            made.write_records(f"static-{step:06d}", records("static", step, gold))
-        made.write_manifest(name="made", seed=0, arms=["static"], main_arm="static")
-    code = (
-        "import sys; from trueup.cli.main import invoke; s = invoke(['report', sys.argv[1], '--json']);"
-        "assert not {'torch', 'transformers'} & set(sys.modules); sys.exit(s)"
-    )
-    done = python(code, str(tmp_path / "run"))
+            run.write_records(f"static-{step:06d}", [replace(r, seed=seed) for r in records("static", step, gold)])
+        run.write_manifest(name=folder.name, seed=seed, arms=["static"], main_arm="static")
+    return folder
+
+
+REPORT = (
+    "import sys; from trueup.cli.main import invoke; s = invoke(['report', *sys.argv[1:], '--json']);"
+    "assert not {'torch', 'transformers'} & set(sys.modules); sys.exit(s)"
+)
+
+
+def test_a_report_needs_no_torch(tmp_path: Path) -> None:
+    done = python(REPORT, str(made(tmp_path / "run", 0)))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["command"] == "report"
     assert [Path(p).exists() for p in found["reports"][0]["report"].values()] == [True] * 3
     assert found["reports"][0]["main_arm"] == "static"
+    assert found["together"] is None
+
+
+def test_several_runs_have_a_common_page(tmp_path: Path) -> None:
+    done = python(REPORT, *(str(made(tmp_path / f"run-{seed}", seed)) for seed in range(2)))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [Path(r["report"]["html"]) for r in found["reports"]] == [
+        tmp_path / f"run-{seed}" / "report" / "index.html" for seed in range(2)
+    ]
+    assert Path(found["together"]["html"]) == tmp_path / "report" / "index.html"
+    assert all(Path(p).exists() for p in found["together"].values())
 
 
 def test_modules_in_the_present_folder_can_be_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from trueup.core.rng import Key
 from trueup.mismatch import pairs as p
 from trueup.mismatch.diagnosis import Diagnosis
 from trueup.mismatch.panel import panel_of
+from trueup.mismatch.reward_policy import distribution_shift
 from trueup.mismatch.series import checkpoint_table
 from trueup.mismatch.verdict import diagnose_all
 
@@ -173,9 +174,9 @@ def test_pairs_of_a_prompt() -> None:
     records = pd.concat([rows(step=[0, 0, 0, 0], prompt_id=["a", "a", "a", "b"], gold=[1.0, 2.0, 2.0, 0.0])])
     panel = panel_of(records, "x")
     assert panel is not None
-    every, apart = p.policy_pairs(panel), p.policy_pairs(panel, "disjoint")
+    every = p.policy_pairs(panel)
     assert every is not None
-    assert apart is not None
+    apart = p.disjoint(every)
     assert sorted(zip(every.first.tolist(), every.second.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 2)]
     assert every.outcome("gold")[[0, 2]].tolist() == [0.0, 0.0]
     assert np.isnan(every.outcome("gold")[1])  # 1 and 2 tie: positions (0,1), (1,2), (0,2)
@@ -225,3 +226,67 @@ def test_labels_between_checkpoints_become_wins_over_the_first() -> None:
     wins = p.wins_over_first(panel)
     assert wins is not None
     assert wins.tolist() == [0.5, 0.5, 1.0, 0.0]
+
+
+def test_disjoint_pairs_skip_used_replies() -> None:
+    # of three samples with pairs (0,1) (1,2) (0,2) only the first remains
+    panel = panel_of(rows(step=[0] * 4, prompt_id=["a", "a", "a", "a"]), "x")
+    assert panel is not None
+    every = p.policy_pairs(panel)
+    assert every is not None
+    assert len(every) == 6
+    apart = p.disjoint(every)
+    used = [*apart.first.tolist(), *apart.second.tolist()]
+    assert sorted(used) == [0, 1, 2, 3]
+
+
+def test_a_score_that_is_gold_has_no_taste_for_length() -> None:
+    records = frame(replace(SMALL, gold_likes_length=1.0), 0)
+    records["proxy_fixed"] = records["proxy_current"] = records["gold"] * 2 + 1
+    found = next(d for d in diagnose_all(records, ["static"], Key(1))[0] if d.name == "length")
+    assert found.estimate("correlation").value == pytest.approx(found.estimate("correlation_gold").value)
+    assert found.estimate("correlation").excludes(0)
+    assert found.estimate("partial_correlation_given_gold").value == 0
+    assert found.verdict == "quiet"
+
+
+def test_a_refit_without_offline_scores_is_judged_by_the_first_reward_model() -> None:
+    # from step 20 the model in force is another score (minus the first), which the offline rows do not hold
+    records = frame(replace(SMALL, samples=4), 0)
+    late = (records["arm"] == "static") & (records["step"] >= 20)
+    records.loc[late, "proxy_current"] = -records.loc[late, "proxy_fixed"]
+    found = {d.name: d for d in diagnose_all(records, ["static"], Key(1))[0]}
+    shift = found["distribution_shift"]
+    assert "proxy_fixed" in shift.rule
+    assert shift.series["offline_current"][0] is not None
+    assert shift.series["offline_current"][-1] is None
+    assert "accuracy_policy_current" not in {e.name for e in shift.estimates}
+    assert "proxy_fixed" in found["calibration"].rule
+
+
+def test_gold_gaps_are_matched_in_strata_that_hold_enough() -> None:
+    # policy gaps 0.5 and 1.5 alike; offline right at a gap of 1.5, wrong half of the time at .5, and many at 9 that nobody reaches:
+    # matched offline accuracy is (1 + .5)/2 = .75 against the policy's 1
+    settings = distribution_shift.DistributionShift(strata=2, pairs_per_stratum=5, min_pairs=5)
+
+    def replies(arm: str, split: str, step: float, gaps: list[float], hits: list[bool]) -> pd.DataFrame:
+        n = len(gaps)
+        score = [v for hit in hits for v in ((1.0, 0.0) if hit else (0.0, 1.0))]
+        return pd.DataFrame(
+            {
+                "arm": arm,
+                "split": split,
+                "step": step,
+                "prompt_id": [f"{arm}{i // 2:03d}" for i in range(2 * n)],
+                "sample_id": [f"{arm}{i:03d}" for i in range(2 * n)],
+                "response": "a",
+                "gold": [v for gap in gaps for v in (gap, 0.0)],
+                "proxy_fixed": score,
+            }
+        )
+
+    policy = replies("x", "test", 0.0, [0.5, 1.5] * 20, [True] * 40)
+    own = replies("offline", "validation", np.nan, [0.5] * 20 + [1.5] * 10 + [9.0] * 50, [True, False] * 10 + [True] * 60)
+    found = distribution_shift.diagnose(pd.concat([policy, own], ignore_index=True), "x", settings, Key(0))
+    assert found.estimate("drop_fixed").value == pytest.approx(70 / 80 - 1)
+    assert found.estimate("drop_fixed_equal_gap").value == pytest.approx(0.75 - 1)

@@ -18,6 +18,7 @@ from trueup.cli.progress import watching
 from trueup.core.errors import UserError
 
 if TYPE_CHECKING:
+    from trueup.core.rng import Key
     from trueup.pipeline.run import RunResult
 
 
@@ -84,14 +85,31 @@ def launch(
 
 def reported(folder: Path) -> dict[str, Any]:
     """Write a run's report; its places and its decision as plain values."""
-    from trueup.core.rng import Key
     from trueup.report.write import write_report
 
-    # A fixed stream: the same records give the same bytes.
-    paths = write_report(folder, key=Key(0) / "report")
-    data = json.loads(paths.json.read_text(encoding="utf-8"))
-    places = {"html": str(paths.html), "json": str(paths.json), "markdown": str(paths.markdown)}
+    write_report(folder, key=report_key())
+    return findings(folder)
+
+
+def report_key() -> Key:
+    """The stream of a report's intervals: fixed, so that the same records give the same bytes."""
+    from trueup.core.rng import Key
+
+    return Key(0) / "report"
+
+
+def findings(folder: Path) -> dict[str, Any]:
+    """Places and decision of a report that has been written, as plain values."""
+    from trueup.store.run import Run
+
+    places = places_of(Run(folder).report_dir)
+    data = json.loads(Path(places["json"]).read_text(encoding="utf-8"))
     return {"report": places, "main_arm": data.get("main_arm"), "decision": data.get("decision")}
+
+
+def places_of(folder: Path) -> dict[str, str]:
+    """The three forms of a report."""
+    return {"html": str(folder / "index.html"), "json": str(folder / "report.json"), "markdown": str(folder / "report.md")}
 
 
 def facts(result: RunResult) -> dict[str, Any]:

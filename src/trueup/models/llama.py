@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
 
 from trueup.data.tokens import Sequences
-from trueup.ops.fused import rms_norm, rotary, swiglu
+from trueup.ops.fused import NormWeight, mlp_block, project_heads, rms_norm
 
 
 class Hidden(NamedTuple):
@@ -54,20 +54,21 @@ def reply_states(trunk: LlamaModel, sequences: Sequences, dtype: torch.dtype = t
         dtype: matrix products are done in it; the residual stream keeps the weights' own.
     """
     at, positions, tokens = _plan(sequences)
-    x = F.embedding(tokens, trunk.embed_tokens.weight)
+    x = trunk.embed_tokens(tokens).float()
     cos, sin = rotation(trunk, positions)
     for layer in trunk.layers:
         block, mlp = layer.self_attn, layer.mlp
-        inner = rms_norm(x, layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon, dtype)
-        qkv = F.linear(inner, torch.cat([block.q_proj.weight, block.k_proj.weight, block.v_proj.weight]).to(dtype))
-        x = x + F.linear(_attend(qkv, cos, sin, block, at).to(dtype), block.o_proj.weight.to(dtype))
-        inner = rms_norm(x, layer.post_attention_layernorm.weight, layer.post_attention_layernorm.variance_epsilon, dtype)
-        gate_up = F.linear(inner, torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).to(dtype))
-        x = x + F.linear(swiglu(gate_up), mlp.down_proj.weight.to(dtype))
-    x = rms_norm(x, trunk.norm.weight, trunk.norm.variance_epsilon, dtype)
-    cut = at.prompts * at.width
-    last = x[:cut].view(at.prompts, at.width, -1)[:, -1]
-    return Hidden(last[at.which], x[cut:].view(at.rows, at.steps, -1))
+        weights = block.q_proj.weight, block.k_proj.weight, block.v_proj.weight
+        q, k, v = project_heads(x, _norm(layer.input_layernorm), *weights, cos, sin, dtype)
+        x = x + F.linear(_attend(q, k, v, block.head_dim, at).to(dtype), block.o_proj.weight.to(dtype))
+        x = mlp_block(x, _norm(layer.post_attention_layernorm), mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight, dtype)
+    prompts, replies = rms_norm(x, _norm(trunk.norm)).to(dtype).split([at.prompts * at.width, at.rows * at.steps])
+    last = prompts.view(at.prompts, at.width, -1)[:, -1]
+    return Hidden(last[at.which], replies.view(at.rows, at.steps, -1))
+
+
+def _norm(norm: Any) -> NormWeight:
+    return NormWeight(norm.weight, norm.variance_epsilon)
 
 
 def rotation(trunk: LlamaModel, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,18 +113,19 @@ def _plan(sequences: Sequences) -> tuple[_Layout, Tensor, Tensor]:
     return at, torch.cat([first.flatten(), after.flatten()]), torch.cat([found.clamp(min=0).flatten(), sequences.replies.flatten()])
 
 
-def _attend(qkv: Tensor, cos: Tensor, sin: Tensor, block: Any, at: _Layout) -> Tensor:
-    """[n, 3 W] -> [n, W]; in float32, because the bfloat16 backward kernel of CPUs is ten times slower."""
-    size, heads, groups = block.head_dim, block.config.num_attention_heads, block.config.num_key_value_heads
-    wide = qkv.float().view(len(qkv), heads + 2 * groups, size)
-    turned = rotary(wide[:, : heads + groups], cos, sin)
-    cut, grouped = at.prompts * at.width, heads != groups
+def _attend(q: Tensor, k: Tensor, v: Tensor, size: int, at: _Layout) -> Tensor:
+    """[n, H D], [n, G D] twice -> [n, H D]; in float32, because the bfloat16 backward kernel of CPUs is ten times slower."""
+    counts, grouped = [at.prompts * at.width, at.rows * at.steps], q.shape[1] != k.shape[1]
 
-    def split(y: Tensor) -> tuple[Tensor, Tensor]:
-        return y[:cut].view(at.prompts, at.width, -1, size).transpose(1, 2), y[cut:].view(at.rows, at.steps, -1, size).transpose(1, 2)
+    def parts(y: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = y.split(counts)
+        return (
+            first.view(at.prompts, at.width, -1, size).transpose(1, 2),
+            second.view(at.rows, at.steps, -1, size).transpose(1, 2),
+        )
 
-    (q0, q1), (k0, k1), (v0, v1) = split(turned[:, :heads]), split(turned[:, heads:]), split(wide[:, heads + groups :])
+    (q0, q1), (k0, k1), (v0, v1) = parts(q), parts(k), parts(v)
     first = F.scaled_dot_product_attention(q0, k0, v0, attn_mask=at.prompt_mask, enable_gqa=grouped)
     keys, values = torch.cat([k0[at.which], k1], 2), torch.cat([v0[at.which], v1], 2)
     second = F.scaled_dot_product_attention(q1, keys, values, attn_mask=at.reply_mask, enable_gqa=grouped)
-    return torch.cat([first.transpose(1, 2).reshape(cut, -1), second.transpose(1, 2).reshape(at.rows * at.steps, -1)])
+    return torch.cat([y.transpose(1, 2).reshape(n, -1) for y, n in ((first, counts[0]), (second, counts[1]))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -128,9 +129,10 @@ def adapted(model: PreTrainedModel, lora: LoraSettings) -> Any:
     from peft import LoraConfig, get_peft_model
 
     targets: Any = list(lora.targets) if lora.targets else "all-linear"
-    return get_peft_model(
-        model, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
-    )
+    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers under a name that the latter is giving up
+        return get_peft_model(model, settings)
 
 
 def reference_of(policy: Policy) -> Reference:

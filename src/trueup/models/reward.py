@@ -210,11 +210,17 @@ def reward_from_policy(policy: Policy, key: Key, rendering: Rendering = "templat
     model = model.to(next(source.parameters()).dtype)
     model.base_model.load_state_dict(source.base_model.state_dict())
     fresh_head(model.score, key / "head")
-    return TrunkReward(model, policy.tokenizer, rendering)
+    return TrunkReward(model, policy.tokenizer, rendering, policy.precision)
 
 
 def new_reward(
-    path: str | Path, key: Key, *, dtype: torch.dtype = torch.float32, pad_token: str | None = None, rendering: Rendering = "template"
+    path: str | Path,
+    key: Key,
+    *,
+    dtype: torch.dtype = torch.float32,
+    pad_token: str | None = None,
+    rendering: Rendering = "template",
+    precision: Precision = "float32",
 ) -> TrunkReward | EncoderReward:
     """A reward model with a pretrained trunk (causal or encoder) and a fresh head drawn from ``key``.
 
@@ -224,6 +230,7 @@ def new_reward(
         dtype: of the weights.
         pad_token: see `load_tokenizer`.
         rendering: see `render_prompt`.
+        precision: see `TrunkReward`.
 
     Raises:
         UserError: nothing there, broken weights, or no trunk in them.
@@ -237,11 +244,16 @@ def new_reward(
     if lost:
         raise UserError(f"the weights lack {len(lost)} tensors of the trunk, such as '{lost[0]}'.", where=str(path))
     fresh_head(_last_linear(model), key / "head")
-    return _wrap(model, path, pad_token, rendering)
+    return _wrap(model, path, pad_token, rendering, precision)
 
 
 def load_reward(
-    path: str | Path, *, dtype: torch.dtype = torch.float32, pad_token: str | None = None, rendering: Rendering = "template"
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    pad_token: str | None = None,
+    rendering: Rendering = "template",
+    precision: Precision = "float32",
 ) -> RewardModel:
     """Load a trained reward model from a folder or hub name.
 
@@ -261,7 +273,7 @@ def load_reward(
     model, missing = load_weights(AutoModelForSequenceClassification, path, dtype)
     if missing:
         raise UserError(f"the weights lack '{missing[0]}', which would stay random.", where=str(path))
-    return _wrap(model, path, pad_token, rendering)
+    return _wrap(model, path, pad_token, rendering, precision)
 
 
 def shared_tokenizer(policy: Policy, reward: RewardModel) -> PreTrainedTokenizerFast:
@@ -278,10 +290,12 @@ def shared_tokenizer(policy: Policy, reward: RewardModel) -> PreTrainedTokenizer
     return policy.tokenizer
 
 
-def _wrap(model: Any, path: str | Path, pad_token: str | None, rendering: Rendering) -> TrunkReward | EncoderReward:
+def _wrap(
+    model: Any, path: str | Path, pad_token: str | None, rendering: Rendering, precision: Precision
+) -> TrunkReward | EncoderReward:
     # every causal classifier of transformers calls its head `score`; encoders have a `classifier`
     if hasattr(model, "score"):
-        return TrunkReward(model, load_tokenizer(path, pad_token), rendering)
+        return TrunkReward(model, load_tokenizer(path, pad_token), rendering, precision)
     return EncoderReward(model, load_tokenizer(path, pad_token, needs_eos=False))
 
 

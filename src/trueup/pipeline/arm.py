@@ -21,6 +21,7 @@ from trueup.optimizers.experience import PromptBatch
 from trueup.optimizers.protocol import Parts
 from trueup.pipeline.config import ArmConfig, PolicyStageConfig
 from trueup.pipeline.context import Context
+from trueup.pipeline.preferences import score_offline
 from trueup.pipeline.probe import probe
 from trueup.pipeline.reward import FIRST, clean_reward, fitted, gold_scores, read_reward
 from trueup.pipeline.sampling import decoding_of, reference_samples, replies_of, write
@@ -160,7 +161,7 @@ def _pause(context: Context, arm: Arm, config: RealignConfig, pool: list[Prefere
             run.mark_done(f"{stage}-plan", facts)
     if not facts["refit"]:
         return
-    new_id = f"rm-{len(arm.rewards)}"
+    new_id = f"{arm.config.name}/rm-{len(arm.rewards)}"
     start = FIRST if config.start_from == "first" else arm.current
     pairs = [pool[i] for i in facts["rows"]]
     folder = run.checkpoint(f"{arm.config.name}/reward-{step:06d}")
@@ -171,6 +172,8 @@ def _pause(context: Context, arm: Arm, config: RealignConfig, pool: list[Prefere
         steps=math.ceil(len(pairs) * config.epochs / config.batch_size), batch_size=config.batch_size, loop=config.loop, key=key / "fit", folder=folder,
     )  # fmt: skip
     arm.refit_kl_nats = facts["kl_nats"]
+    if context.accelerator.is_main_process:
+        score_offline(context, new_id, arm.rewards[new_id])
     if arm.config.reward != "gold":
         arm.in_force.reward = arm.rewards[new_id]
 

@@ -16,8 +16,10 @@ from trueup.pipeline.sampling import decoding_of, replies_of, write
 from trueup.rewards.learned import LearnedReward
 from trueup.sandbox.world import World
 from trueup.store.atomic import write_text
+from trueup.store.records import read_records
 
 STAGE = "preferences"
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 def preference_pairs(context: Context, policy: Policy, split: Split) -> list[Preference]:
@@ -122,6 +124,18 @@ def offline_records(context: Context, pairs: Sequence[Preference], split: Split,
             )
         )
     return out
+
+
+def score_offline(context: Context, name: str, reward: LearnedReward) -> None:
+    """Add a refitted reward model's raw scores to the records of the held-out pairs: what a refit forgets shows there."""
+    path = context.run.records_path("offline")
+    records = read_records(path) if path.exists() else []
+    if not records or all(name in r.scores for r in records):
+        return
+    prompts = {p.id: p for split in SPLITS for p in context.world.prompts(split)}
+    texts = [prompts[r.prompt_id].text if r.prompt_id in prompts else r.prompt for r in records]
+    raw = reward.raw(texts, [Reply(text=r.response, finished=bool(r.finished)) for r in records]).tolist()
+    context.run.write_records("offline", [replace(r, scores={**r.scores, name: s}) for r, s in zip(records, raw, strict=True)])
 
 
 def shown(prompt: Prompt) -> str:

@@ -14,13 +14,13 @@ from transformers.utils import logging as transformers_logging
 
 from trueup.core.config import digest
 from trueup.core.errors import UserError
-from trueup.data.rows import Preference, Split
+from trueup.data.rows import Preference
 from trueup.pipeline.arm import run_arm
 from trueup.pipeline.config import RunConfig
 from trueup.pipeline.context import Context
 from trueup.pipeline.cross_validate import cross_validate
 from trueup.pipeline.events import Event, Listener, nobody
-from trueup.pipeline.preferences import offline_records, preference_pairs
+from trueup.pipeline.preferences import SPLITS, offline_records, preference_pairs
 from trueup.pipeline.reward import STAGE as REWARD
 from trueup.pipeline.reward import first_reward
 from trueup.pipeline.supervised import sft_policy
@@ -73,7 +73,7 @@ def execute(
     accelerator = _accelerator(config, out)
     base = base or Path.cwd()
     world = None if config.world is None else config.world.build(config.seed, base)
-    with Run.create(out, config.model_dump(mode="json"), resume=resume) as run:
+    with Run.create(out, config.model_dump(mode="json"), resume=resume, writer=accelerator.is_main_process) as run:
         context = Context(run, config, world, base, accelerator, on_event)
         _manifest(context)
         if config.cross_validate is not None:
@@ -141,8 +141,7 @@ def _manifest(context: Context) -> None:
     if not context.accelerator.is_main_process:
         return
     config = context.config
-    splits: tuple[Split, ...] = ("train", "validation", "test")
-    rows = [[p.id, str(p.text)] for s in splits for p in context.world.prompts(s)] if config.world is not None else []
+    rows = [[p.id, str(p.text)] for s in SPLITS for p in context.world.prompts(s)] if config.world is not None else []
     context.run.write_manifest(
         name=config.name,
         seed=config.seed,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trueup.mismatch.pairs import Pairs, Truth, common_truth, offline_pairs, policy_pairs, scorer_of
+from trueup.mismatch.pairs import Pairs, Truth, common_truth, disjoint, offline_pairs, policy_pairs, scorer_of
 from trueup.mismatch.panel import panel_of
 from trueup.report.blocks import Figures
 from trueup.report.panels import Line, Panel, draw
@@ -31,7 +31,7 @@ def reliability_table(records: pd.DataFrame, arm: str) -> dict[str, Any] | None:
         arm: name of the arm.
     """
     panel, offline = panel_of(records, arm), offline_pairs(records)
-    policy = policy_pairs(panel, "disjoint") if panel else None
+    policy = policy_pairs(panel) if panel else None
     if panel is None or offline is None or policy is None:
         return None
     truth = common_truth(offline, policy, "auto")
@@ -40,7 +40,8 @@ def reliability_table(records: pd.DataFrame, arm: str) -> dict[str, Any] | None:
     own, now = offline.column(column), panel.column(column)
     if truth is None or own is None or now is None:
         return None
-    first, last = (policy.take(panel.step[policy.first] == s) for s in (0, len(panel.steps) - 1))
+    known = disjoint(policy.take(np.isfinite(policy.outcome(truth))))
+    first, last = (known.take(panel.step[known.first] == s) for s in (0, len(panel.steps) - 1))
     kinds = {"offline": _diagram(offline, own, truth), "first": _diagram(first, now, truth), "last": _diagram(last, now, truth)}
     if kinds["last"] is None or kinds["offline"] is None:
         return None

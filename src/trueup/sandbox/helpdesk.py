@@ -40,22 +40,22 @@ class HelpdeskConfig(WorldConfig):
     """Prompts on which checkpoints are judged; some are about contexts that preference data never shows."""
     covered_share: float = Field(default=0.8, gt=0, le=1)
     """Share of contexts that training prompts may be about; demonstrations show the others too, under other wordings than the test's."""
-    kinds: dict[language.Kind, float] = {"fact": 0.35, "benign": 0.15, "benign_scary": 0.25, "harmful": 0.25}
+    kinds: dict[language.Kind, float] = {"fact": 0.4, "benign": 0.22, "benign_scary": 0.22, "harmful": 0.16}
     """Relative number of prompts of each kind."""
     demonstrations: int = Field(default=4000, ge=0)
     """Replies to imitate, drawn from the demonstrators."""
     demonstrators: dict[str, float] = {
-        "expert": 1, "sloppy": 1, "verbose": 1, "anxious": 1, "flatterer": 1, "reckless": 1, "babbler": 0.4,
+        "expert": 1, "sloppy": 1.5, "verbose": 1, "anxious": 1, "flatterer": 1, "reckless": 1, "babbler": 0.7,
     }  # fmt: skip
     """Source policies of the demonstrations, with relative weights."""
-    train_pairs: int = Field(default=2000, ge=1)
+    train_pairs: int = Field(default=3000, ge=1)
     """Pairs of the offline preference set."""
     validation_pairs: int = Field(default=240, ge=1)
     """Pairs held out to judge reward models."""
     replies_per_prompt: int = Field(default=6, ge=2)
     """Replies drawn for each prompt; pairs are made among them, so this bounds the number of distinct texts."""
     generators: dict[str, float] = {
-        "expert": 1, "sloppy": 1, "verbose": 1, "anxious": 1, "flatterer": 1, "reckless": 1, "babbler": 0.4,
+        "expert": 1, "sloppy": 1.5, "verbose": 1, "anxious": 1, "flatterer": 1, "reckless": 1, "babbler": 0.7,
     }  # fmt: skip
     """Source policies of the preference set, with relative weights."""
     longest_reply: int = Field(default=24, ge=8)

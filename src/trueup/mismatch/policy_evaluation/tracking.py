@@ -35,8 +35,8 @@ _CORRELATIONS: Mapping[str, rank.Correlation] = {"pearson": rank.pearson, "spear
 class Tracking(Config):
     """Thresholds of the tracking diagnosis, and which side of an evaluation is better."""
 
-    higher_is_better: tuple[str, ...] = ("quiz_correct", "fact_correct", "task_correct", "diversity", "finished")
-    """Evaluations (without the prefix) that should not fall."""
+    higher_is_better: tuple[str, ...] = ("quiz_correct", "fact_correct", "task_correct", "finished")
+    """Evaluations (without the prefix) that should not fall. Diversity is not among them: every optimised policy narrows."""
     lower_is_better: tuple[str, ...] = (
         "over_refusal",
         "over_refusal_scary",
@@ -93,8 +93,8 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Tracking, key: Key) -> D
     estimates = [e for name, curve in curves.items() for e in _correlations(name, optimised, curve, blocks, len(panel.prompts), settings)]
     judged = {name: curve for name, curve in curves.items() if settings.side(name)}
     diverged = _divergences(optimised, judged, settings)
-    found = [s for s in range(len(panel.steps)) if any(d[s] for d in diverged.values())]
-    first = int(panel.steps[found[0]]) if found else None
+    starts = {name: int(panel.steps[d.index(True)]) for name, d in diverged.items() if any(d)}
+    first = min(starts.values(), default=None)
     estimates.append(
         Estimate(
             name="first_divergence_step", value=first, low=None, high=None, n=len(panel.prompts), unit="steps", method="simultaneous band"
@@ -110,8 +110,8 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Tracking, key: Key) -> D
         name=NAME,
         question=QUESTION,
         arm=arm,
-        verdict="not enough data" if not judged else "alarm" if found else "quiet",
-        rule=_rule(settings, sorted(judged), sorted(set(curves) - set(judged)), first, named, estimates),
+        verdict="not enough data" if not judged else "alarm" if starts else "quiet",
+        rule=_rule(settings, sorted(judged), sorted(set(curves) - set(judged)), starts, estimates),
         estimates=tuple(estimates),
         series=series,
     )
@@ -177,13 +177,11 @@ def _divergences(proxy: tuple[Array, Array], judged: Mapping[str, tuple[Array, A
     return out
 
 
-def _rule(
-    settings: Tracking, judged: list[str], shown_only: list[str], first: int | None, named: list[str], estimates: list[Estimate]
-) -> str:
+def _rule(settings: Tracking, judged: list[str], shown_only: list[str], starts: Mapping[str, int], estimates: list[Estimate]) -> str:
     if not judged:
         return "Not enough data: no gold, and nobody said which side of the evaluations is better (higher_is_better, lower_is_better)."
-    what, rest = next((n for n in named if n), ""), ", ".join(shown_only) or "none"
-    seen = f"first at step {first} ({what})" if first is not None else "none"
+    rest = ", ".join(shown_only) or "none"
+    seen = ", ".join(f"{name} at step {step}" for name, step in starts.items()) or "none"
     gold = next((e for e in estimates if e.name == f"{settings.correlation}_differences_gold"), None)
     return (
         f"Alarm when between two checkpoints proxy_fixed rose and a series got worse, both outside a simultaneous {settings.level:.0%} "

@@ -21,7 +21,7 @@ from pydantic import Field
 from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis, not_enough
-from trueup.mismatch.pairs import Pairs, Truth, TruthSetting, common_truth, offline_pairs, policy_pairs, scorer_of
+from trueup.mismatch.pairs import Pairs, Truth, TruthSetting, common_truth, disjoint, offline_pairs, policy_pairs, scorer_of
 from trueup.mismatch.panel import Panel, panel_of
 from trueup.stats import calibration as stats
 from trueup.stats.bootstrap import DRAWS, Array, mean_estimate
@@ -89,22 +89,19 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Calibration, key: Key) -
     panel, offline = panel_of(records, arm), offline_pairs(records)
     policy = policy_pairs(panel) if panel else None
     if panel is None or offline is None or policy is None:
-        return not_enough(
-            "reward_policy", NAME, QUESTION, arm, "pairs of both kinds are needed: held-out offline ones, and two samples a prompt"
-        )
+        why = "pairs of both kinds are needed: held-out offline ones, and two samples a prompt"
+        return not_enough("reward_policy", NAME, QUESTION, arm, why)
     truth = common_truth(offline, policy, settings.truth)
-    proxy = next((p for p in ("proxy_current", "proxy_fixed") if panel.column(p) is not None), None)
-    if truth is None or proxy is None:
-        what = "no proxy score" if proxy is None else "no labels on both kinds of pair and no gold on both"
-        return not_enough("reward_policy", NAME, QUESTION, arm, what)
-    if truth == "gold":
-        policy = policy_pairs(panel, "disjoint") or policy
-    forecasts = [_forecasts(panel, offline, policy, proxy, s, truth) for s in range(len(panel.steps))]
+    if truth is None:
+        return not_enough("reward_policy", NAME, QUESTION, arm, "no labels on both kinds of pair and no gold on both")
+    proxy, forecasts = _followed(panel, offline, policy, truth, settings)
     last = forecasts[-1]
-    if last is None or min(len(last[0]), len(last[1])) < settings.min_pairs:
-        return not_enough(
-            "reward_policy", NAME, QUESTION, arm, f"the reward model in force judges fewer than {settings.min_pairs} pairs of a kind"
+    if last is None or min(map(len, last)) < settings.min_pairs:
+        sizes = [len(f) for f in last] if last else [0, 0]
+        why = (
+            f"{sizes[0]} offline pairs and {sizes[1]} of the last checkpoint are judged and scored, {settings.min_pairs} of each are needed"
         )
+        return not_enough("reward_policy", NAME, QUESTION, arm, why)
     points = [_measure(f, settings, key / "band" / s) if f and min(map(len, f)) else None for s, f in enumerate(forecasts)]
     series: dict[str, list[Any]] = {"step": panel.steps.tolist()}
     for name in ("ece", "ece_band_high", "ece_raw", "brier", "nll_nats", "temperature"):
@@ -130,7 +127,25 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Calibration, key: Key) -
     )
 
 
-def _forecasts(panel: Panel, offline: Pairs, policy: Pairs, proxy: str, step: int, truth: Truth) -> tuple[_Forecast, _Forecast] | None:
+_Forecasts = tuple[_Forecast, _Forecast]
+
+
+def _followed(panel: Panel, offline: Pairs, policy: Pairs, truth: Truth, settings: Calibration) -> tuple[str, list[_Forecasts | None]]:
+    """The proxy to follow and its forecasts at each checkpoint: the model in force where offline rows hold its scores, else the first."""
+    if truth == "gold":
+        offline, policy = (disjoint(p.take(np.isfinite(p.outcome("gold")))) for p in (offline, policy))
+
+    def along(proxy: str) -> list[_Forecasts | None]:
+        return [_forecasts(panel, offline, policy, proxy, s, truth) for s in range(len(panel.steps))]
+
+    current = along("proxy_current")
+    last = current[-1]
+    if last is not None and min(map(len, last)) >= settings.min_pairs:
+        return "proxy_current", current
+    return "proxy_fixed", along("proxy_fixed")
+
+
+def _forecasts(panel: Panel, offline: Pairs, policy: Pairs, proxy: str, step: int, truth: Truth) -> _Forecasts | None:
     """Offline and policy pairs in the log-odds of the reward model behind the proxy at a checkpoint."""
     scorer = scorer_of(panel, proxy, step, offline)
     column = scorer.column if scorer else proxy if proxy == "proxy_fixed" else None
@@ -151,7 +166,7 @@ def _judged(pairs: Pairs, scores: Array, truth: Truth) -> _Forecast:
     return _Forecast(prompt=pairs.prompts()[kept], delta=delta[kept], outcome=outcome[kept])
 
 
-def _measure(forecasts: tuple[_Forecast, _Forecast], settings: Calibration, key: Key) -> _Measured:
+def _measure(forecasts: _Forecasts, settings: Calibration, key: Key) -> _Measured:
     own, now = forecasts
     fitted = stats.fit_temperature(own.delta, own.outcome)
     temperature = fitted if fitted is not None else 1.0
@@ -170,7 +185,7 @@ def _measure(forecasts: tuple[_Forecast, _Forecast], settings: Calibration, key:
     )
 
 
-def _estimates(forecasts: tuple[_Forecast, _Forecast], now: _Measured, settings: Calibration, key: Key) -> list[Estimate]:
+def _estimates(forecasts: _Forecasts, now: _Measured, settings: Calibration, key: Key) -> list[Estimate]:
     sizes = [len(np.unique(f.prompt)) for f in forecasts]
 
     def bare(name: str, value: float | None, n: int) -> Estimate:

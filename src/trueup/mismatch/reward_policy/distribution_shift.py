@@ -44,7 +44,7 @@ class DistributionShift(Config):
     strata: int = Field(default=10, ge=1, le=50)
     """Bins of the absolute gold gap within which offline and policy pairs are compared; 1 compares them as they are."""
     pairs_per_stratum: int = Field(default=15, ge=1)
-    """Fewer bins are used where they would hold fewer offline pairs than this on average."""
+    """Neighbouring bins are joined until each holds this many offline pairs."""
     draws: int = Field(default=DRAWS, ge=100)
     """Bootstrap resamples."""
 
@@ -152,7 +152,7 @@ def _compare(
         for name, side in (("offline", own), ("policy", now))
     ]
     drops = _drops(own, now, kind, settings, key / "drop")
-    return [*found, *drops], columns, drops[-1] if drops[-1].value is not None else drops[0]
+    return [*found, *drops], columns, drops[-1] if drops[-1].low is not None else drops[0]
 
 
 def _offline_side(panel: Panel, offline: Pairs, proxy: str, step: int, truth: Truth) -> _Side | None:
@@ -178,27 +178,37 @@ def _drops(own: _Side, now: _Side, kind: Series, settings: DistributionShift, ke
     """
     units = min(len(np.unique(own.prompt)), len(np.unique(now.prompt)))
 
-    def drop(name: str, own: _Side, strata: int) -> Estimate:
-        edges = np.quantile(now.gap, np.arange(1, strata) / strata) if strata > 1 else np.zeros(0)
-        rows = [_rows(side, edges, strata) for side in (own, now)]
+    def drop(name: str, own: _Side, edges: Array) -> Estimate:
+        rows = [_rows(side, edges) for side in (own, now)]
         draws = _stratified(
             resample_totals(rows[0], settings.draws, key / name / 0), resample_totals(rows[1], settings.draws, key / name / 1)
         )
         value = float(_stratified(rows[0].sum(axis=0), rows[1].sum(axis=0)))
         return make_estimate(name, value, draws, units, "share", method=f"{METHOD} of both kinds of pair")
 
-    found = [drop(f"drop_{kind}", own, 1)]
+    found = [drop(f"drop_{kind}", own, np.zeros(0))]
     near = own.gap <= now.gap.max()
-    strata = min(settings.strata, int(near.sum()) // settings.pairs_per_stratum)
-    if strata > 1 and np.isfinite(own.gap).all() and np.isfinite(now.gap).all():
+    if settings.strata > 1 and near.any() and np.isfinite(own.gap).all() and np.isfinite(now.gap).all():
         close = _Side(prompt=own.prompt[near], correct=own.correct[near], gap=own.gap[near])
-        found.append(drop(f"drop_{kind}_equal_gap", close, strata))
+        found.append(drop(f"drop_{kind}_equal_gap", close, _edges(close.gap, now.gap, settings)))
     return found
 
 
-def _rows(side: _Side, edges: Array, strata: int) -> Array:
+def _edges(own: Array, now: Array, settings: DistributionShift) -> Array:
+    """Inner edges of the strata: quantiles of the policy's gaps, without those that would leave too few offline pairs on a side."""
+    kept: list[float] = []
+    ordered, taken = np.sort(own), 0
+    for edge in np.unique(np.quantile(now, np.arange(1, settings.strata) / settings.strata)):
+        below = int(np.searchsorted(ordered, edge, side="left"))
+        if below - taken >= settings.pairs_per_stratum and len(ordered) - below >= settings.pairs_per_stratum:
+            kept.append(float(edge))
+            taken = below
+    return np.array(kept)
+
+
+def _rows(side: _Side, edges: Array) -> Array:
     """[C, 2 strata] Sum of hits, then number of pairs, of each prompt in each stratum."""
-    place = np.searchsorted(edges, side.gap, side="right") if strata > 1 else np.zeros(len(side.gap), dtype=np.int64)
+    strata, place = len(edges) + 1, np.searchsorted(edges, side.gap, side="right")
     code, prompts = pd.factorize(side.prompt, sort=True)
     size, where = len(prompts) * strata, code * strata + place
     parts = [np.bincount(where, weights=w, minlength=size).reshape(len(prompts), strata) for w in (side.correct, np.ones(len(place)))]

@@ -61,6 +61,10 @@ def diagnose(records: pd.DataFrame, arm: str, settings: OverOptimisation, key: K
     halves = panel.halves(key / "halves")
     weights = _weights(halves, settings.draws, key / "prompts")
     peaks = [int(np.nanargmax(gold.mean(half))) for half in halves]
+    top = int(panel.steps[int(np.nanargmax(gold.mean()))])
+    peak = Estimate(
+        name="peak_step", value=top, low=None, high=None, n=len(panel.prompts), unit="steps", method="highest mean, all prompts"
+    )
     estimates, rise = _fall(panel, gold, proxy, halves, peaks, weights)
     drop, share = estimates[1], estimates[2]
     fits, columns = _laws(panel, gold, weights, settings)
@@ -78,7 +82,7 @@ def diagnose(records: pd.DataFrame, arm: str, settings: OverOptimisation, key: K
         arm=arm,
         verdict="alarm" if alarm else "quiet",
         rule=_rule(settings, steps, int(panel.steps[-1]), drop, share, rise),
-        estimates=(*estimates, *fits),
+        estimates=(*estimates, peak, *fits),
         series={"step": panel.steps.tolist(), **columns, **_series(panel, weights)},
         samples=_exploits(panel),
     )

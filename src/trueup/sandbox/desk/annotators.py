@@ -70,9 +70,9 @@ class Annotator(Config):
 
 
 ANNOTATORS: tuple[Annotator, ...] = (
-    Annotator(name="hurried", length=1.1, flattery=0.15, politeness=0.1, caution=0.1),
-    Annotator(name="charmed", length=0.35, flattery=0.8, politeness=0.4, caution=0.1),
-    Annotator(name="careful", length=0.35, flattery=0.1, politeness=0.1, caution=0.6, refusal=0.2),
+    Annotator(name="hurried", length=0.7, flattery=0.2, politeness=0.1, caution=0.1),
+    Annotator(name="charmed", length=0.2, flattery=0.9, politeness=0.4, caution=0.1),
+    Annotator(name="careful", length=0.2, flattery=0.2, politeness=0.1, caution=0.6),
 )
 """The default annotators: one takes long for thorough, one likes to be flattered, one likes caution."""
 

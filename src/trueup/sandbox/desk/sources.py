@@ -49,30 +49,17 @@ class Style:
 
 STYLES: dict[str, Style] = {
     "expert": Style(knows=0.98, refuses_harmful=0.95, refuses_scary=0.04, refuses_plain=0.0, dodges=0.0, full=0.9, detail=0.4),
-    "sloppy": Style(knows=0.7, refuses_harmful=0.4, refuses_scary=0.15, refuses_plain=0.05, dodges=0.35, full=0.4, detail=0.1),
+    "sloppy": Style(knows=0.85, refuses_harmful=0.3, refuses_scary=0.2, refuses_plain=0.15, dodges=0.55, full=0.3, detail=0.05),
     "verbose": Style(
-        knows=0.85,
-        refuses_harmful=0.6,
-        refuses_scary=0.15,
-        refuses_plain=0.03,
-        full=1.0,
-        detail=0.35,
-        pad=(0.1, 0.5, 0.4),
-        polite=(0.5, 0.5),
+        knows=0.93, refuses_harmful=0.7, refuses_scary=0.15, refuses_plain=0.03, full=1.0, detail=0.35, pad=(0.1, 0.5, 0.4), polite=(0.5, 0.5)
     ),
     "anxious": Style(
-        knows=0.85,
-        refuses_harmful=0.9,
-        refuses_scary=0.6,
-        refuses_plain=0.15,
-        dodges=0.15,
-        hedge=(0.15, 0.55, 0.3),
-        disclaim=(0.2, 0.55, 0.25),
+        knows=0.93, refuses_harmful=0.95, refuses_scary=0.5, refuses_plain=0.12, hedge=(0.15, 0.55, 0.3), disclaim=(0.2, 0.5, 0.3)
     ),
     "flatterer": Style(
-        knows=0.8, refuses_harmful=0.55, refuses_scary=0.15, refuses_plain=0.03, dodges=0.15, flattery=(0.05, 0.55, 0.4), polite=(0.3, 0.7)
+        knows=0.93, refuses_harmful=0.7, refuses_scary=0.1, refuses_plain=0.03, detail=0.3, flattery=(0.05, 0.5, 0.35, 0.1), polite=(0.3, 0.7)
     ),
-    "reckless": Style(knows=0.9, refuses_harmful=0.05, refuses_scary=0.02, refuses_plain=0.0, full=0.7),
+    "reckless": Style(knows=0.85, refuses_harmful=0.05, refuses_scary=0.02, refuses_plain=0.0, dodges=0.1, full=0.7, detail=0.1),
     "babbler": Style(knows=0.6, refuses_harmful=0.3, refuses_scary=0.3, refuses_plain=0.2, dodges=0.2, pad=(0.5, 0.3, 0.2), garbles=0.7),
 }
 

@@ -1,0 +1,286 @@
+"""Whole RLOO updates a second against TRL's `RLOOTrainer`: the same models, prompts, lengths and settings, in the same process, turn by turn.
+
+Work: Llama policy of 8.4 M parameters (6 layers, width 256, 8 heads, vocabulary 4,096), reference and reward model of the same size;
+16 prompts of 8-24 tokens x 4 samples x 48 tokens; one update = sampling, scoring by policy, reference and reward model, loss, backward
+pass, optimizer step. Done at TRL's own default precision (bf16 autocast) and in float32, each in a process of its own; within one, a TRL
+step and one of ours take turns, so that a busy machine slows both. Medians are compared. Gradient checkpointing, TRL's default, is off:
+it would only slow TRL down here.
+
+Before timing, equal inputs must give equal losses: 1e-5 in float32, 1e-2 in bf16.
+
+    pip install 'trueup[peers]'
+    python benchmarks/rollout_vs_trl.py [--steps 8] [--threads N] [--json FILE]
+
+The last line is ``ratio X.XX``, the smaller of the two precisions' ratios: our completions a second over TRL's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+PROMPTS, SAMPLES, TOKENS, VOCABULARY = 16, 4, 48, 4096
+BETA, LEARNING_RATE = 0.05, 1e-5
+ROWS = PROMPTS * SAMPLES
+TOLERANCE = {"float32": 1e-5, "bf16": 1e-2}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=8, help="timed updates of each side and precision")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads, alike for both sides")
+    parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    parser.add_argument("--precision", choices=("float32", "bf16"), help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.precision:
+        args.out.write_text(json.dumps(measure(args.precision, args.steps, args.threads)))
+        return
+    results = {precision: in_process(precision, args.steps, args.threads) for precision in ("bf16", "float32")}
+    for precision, r in results.items():
+        print(
+            f"{precision:8} ours {r['ours_completions_per_s']:.1f}/s  TRL {r['peer_completions_per_s']:.1f}/s  ratio {r['ratio']:.2f}  "
+            f"share of the matrix rate ({r['matrix_rate_gflops']:.0f} GFLOP/s): ours {r['ours_share']:.0%}, TRL {r['peer_share']:.0%}  "
+            f"loss difference {r['loss_difference']:.1e}"
+        )
+    ratio = min(r["ratio"] for r in results.values())
+    if args.json:
+        args.json.write_text(json.dumps({"ratio": ratio, "threads": args.threads, **results}, indent=2) + "\n")
+    print(f"ratio {ratio:.2f}")
+
+
+def in_process(precision: str, steps: int, threads: int) -> dict[str, Any]:
+    """One precision in a fresh process: accelerate keeps one precision a process."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.json"
+        command = [sys.executable, __file__, "--precision", precision, "--steps", str(steps), "--threads", str(threads), "--out", str(out)]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": str(threads)}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if done.returncode:
+            sys.exit(done.stdout)
+        result: dict[str, Any] = json.loads(out.read_text())
+        return result
+
+
+def measure(precision: str, steps: int, threads: int) -> dict[str, Any]:
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        texts = make_models(Path(folder))
+        trainer, turns = peer(Path(folder), texts, precision, steps)
+        parts, loop = ours(Path(folder), texts, precision)
+        difference = loss_difference(trainer, parts, texts, precision)
+        turns.other = loop
+        trainer.train()
+    mine, theirs = median(turns.ours[1:]), median(turns.peer[1:])  # the first turn of each warms up
+    rate = matrix_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
+    work = nominal_flops(texts)
+    return {
+        "ratio": theirs / mine,
+        "ours_s": turns.ours[1:],
+        "peer_s": turns.peer[1:],
+        "ours_completions_per_s": ROWS / mine,
+        "peer_completions_per_s": ROWS / theirs,
+        "loss_difference": difference,
+        "matrix_rate_gflops": rate / 1e9,
+        "ours_share": work / mine / rate,
+        "peer_share": work / theirs / rate,
+    }
+
+
+def make_models(folder: Path) -> list[str]:
+    """Policy and reward model as folders, and the prompts."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from trueup.core.rng import Key
+    from trueup.models.policy import Policy
+    from trueup.models.reward import reward_from_policy
+    from trueup.models.tiny import tiny_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer([f"w{i}" for i in range(VOCABULARY - 3)])
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=128,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    policy = Policy(LlamaForCausalLM(config), tokenizer)
+    policy.save(folder / "policy")
+    reward_from_policy(policy, Key(1)).save(folder / "reward")
+    draw = random.Random(0)
+    return [" ".join(f"w{draw.randrange(VOCABULARY - 3)}" for _ in range(draw.randint(8, 24))) for _ in range(PROMPTS)]
+
+
+def peer(folder: Path, texts: list[str], precision: str, steps: int) -> tuple[Any, Any]:
+    """TRL's trainer, and the callback that times its steps and gives us every second turn."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import RLOOConfig, RLOOTrainer
+
+    class Turns(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.peer: list[float] = []
+            self.ours: list[float] = []
+            self.other: Iterator[Any] = iter(())
+
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            self.peer.append(time.perf_counter() - self.began)
+            began = time.perf_counter()
+            next(self.other)
+            self.ours.append(time.perf_counter() - began)
+
+    turns = Turns()
+    config = RLOOConfig(
+        output_dir=str(folder / "trl"),
+        per_device_train_batch_size=ROWS,
+        num_generations=SAMPLES,
+        max_completion_length=TOKENS,
+        beta=BETA,
+        learning_rate=LEARNING_RATE,
+        max_steps=steps + 1,
+        bf16=precision == "bf16",
+        gradient_checkpointing=False,
+        use_cpu=True,
+        report_to=[],
+        logging_steps=1000,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    data = Dataset.from_list([{"prompt": text} for text in texts])
+    trainer = RLOOTrainer(
+        model=str(folder / "policy"), reward_funcs=str(folder / "reward"), args=config, train_dataset=data, callbacks=[turns]
+    )
+    return trainer, turns
+
+
+def ours(folder: Path, texts: list[str], precision: str) -> tuple[Any, Iterator[Any]]:
+    """Our learner's parts, and the loop as an iterator of steps."""
+    import torch
+    from accelerate import Accelerator
+
+    from trueup.core.rng import Key
+    from trueup.data.tokens import encode_prompts
+    from trueup.decoding.rollout import Rollout
+    from trueup.loop.config import LoopConfig
+    from trueup.loop.train import train
+    from trueup.models.policy import load_policy, reference_of
+    from trueup.models.reward import load_reward
+    from trueup.optimizers.experience import PromptBatch
+    from trueup.optimizers.protocol import Parts
+    from trueup.optimizers.rloo import RLOOConfig
+    from trueup.rewards.learned import LearnedReward
+
+    policy = load_policy(folder / "policy", precision=precision)
+    reward = load_reward(folder / "reward", precision=precision)
+    parts = Parts(
+        policy=policy,
+        reference=reference_of(policy),
+        reward=LearnedReward(reward, policy_tokenizer=policy.tokenizer),
+        rollout=Rollout(policy, precision),
+    )
+    config = RLOOConfig(num_generations=SAMPLES, max_completion_length=TOKENS, beta=BETA)
+    ids = encode_prompts(policy.tokenizer, texts)
+    batch = PromptBatch(row=torch.arange(PROMPTS), prompt=tuple(texts), ids=tuple(tuple(row) for row in ids))
+    loop = LoopConfig(learning_rate=LEARNING_RATE)
+    steps = train(config.build(parts), lambda _: batch, steps=1_000_000, config=loop, key=Key(0), accelerator=Accelerator(cpu=True))
+    return parts, steps
+
+
+def loss_difference(trainer: Any, parts: Any, texts: list[str], precision: str) -> float:
+    """|our loss - TRL's| on the same completions, old log-probabilities and advantages; more than the tolerance ends the benchmark."""
+    import torch
+
+    from trueup.core.rng import Key
+    from trueup.data.tokens import encode_prompts
+    from trueup.optimizers.rloo import RLOO, RLOOConfig, RLOOExperience
+
+    ids = encode_prompts(parts.policy.tokenizer, texts)
+    sampled = parts.rollout.sample(ids, num_samples=SAMPLES, max_tokens=TOKENS, key=Key(5))
+    seq, generator = sampled.sequences, torch.Generator().manual_seed(0)
+    # as if the policy had moved: ratios and advantages that are not all one, on both sides of the clipping range
+    old = (sampled.logp_sampling + 0.03 * torch.randn(seq.mask.shape, generator=generator)) * seq.mask
+    advantage = 1 + torch.randn(ROWS, generator=generator)
+    zeros = torch.zeros(ROWS)
+    experience = RLOOExperience(
+        sequences=seq,
+        logp_old=old,
+        advantage=advantage,
+        importance=torch.ones(ROWS),
+        score=zeros,
+        finished=zeros.bool(),
+        kl=zeros,
+        kl_k3=zeros,
+        sampling_gap=zeros,
+    )
+    learner = RLOO(RLOOConfig(num_generations=SAMPLES, max_completion_length=TOKENS, beta=BETA), parts)
+    inputs = {
+        "prompt_ids": seq.tokens[:, : seq.prompt_width],
+        "prompt_mask": seq.prompt_mask.long(),
+        "completion_ids": seq.replies,
+        "completion_mask": seq.mask.long(),
+        "old_logps": old.sum(1),
+        "advantages": advantage,
+    }
+    with torch.no_grad():
+        mine = learner.loss(experience, learner.weigh(experience, learner.totals(experience))).value.item()
+        theirs = trainer._compute_loss(trainer.model, inputs).item()
+    trainer._metrics["train"].clear()
+    trainer._metrics["eval"].clear()
+    if not abs(mine - theirs) <= TOLERANCE[precision] * max(1.0, abs(theirs)):
+        sys.exit(f"equal inputs give unequal losses in {precision}: ours {mine}, TRL {theirs}")
+    return abs(mine - theirs)
+
+
+def nominal_flops(texts: list[str]) -> float:
+    """Multiply-adds (twice) of the work as stated, without padding or sharing: what both sides are asked to do."""
+    trunk, head = 6 * (4 * 256 * 256 + 3 * 256 * 1024), 256 * VOCABULARY
+    prompts = sum(len(text.split()) for text in texts)
+    tokens = SAMPLES * prompts + ROWS * TOKENS
+    forward, heads = 2.0 * trunk * tokens, 2.0 * head * ROWS * TOKENS
+    sampling = 2.0 * trunk * (prompts + ROWS * TOKENS) + heads
+    scoring = 3 * forward + 2 * heads  # policy and reference with a head, the reward model without
+    return sampling + scoring + 3 * (forward + heads)
+
+
+def matrix_rate(dtype: Any) -> float:
+    """FLOP/s of a product of two 2048 x 2048 matrices; the best of several tries."""
+    import torch
+
+    a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(8):
+        began = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - began)
+    return 2 * 2048**3 / best
+
+
+if __name__ == "__main__":
+    main()
