@@ -3,20 +3,27 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+QUIET := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: quickstart test check sabotage mutate docs clean
+.PHONY: help install quickstart test check sabotage mutate docs clean
+
+help:                  ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1: /p' Makefile
+
+install: $(STAMP)      ## the package and its tools, in .venv
 
 $(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "trueup needs Python 3.11 or later; set PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch -c constraints.txt
 	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
 	touch $(STAMP)
 
-quickstart: $(STAMP)   ## SFT, reward model, three arms, report: about five minutes on two cores
-	$(BIN)/trueup quickstart
+quickstart: $(STAMP)   ## SFT, reward model, three arms, report; goes on where it was stopped
+	$(BIN)/trueup quickstart --resume
 
 test: $(STAMP)         ## all tests, on two processes
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(QUIET) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(STAMP)        ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
@@ -25,13 +32,13 @@ check: $(STAMP)        ## format, lint, types, import contracts
 	$(BIN)/lint-imports
 
 sabotage: $(STAMP)     ## break the code in many ways; some test must catch each
-	OMP_NUM_THREADS=1 $(BIN)/python tests/sabotage/run.py
+	$(QUIET) $(BIN)/python tests/sabotage/run.py
 
 mutate: $(STAMP)       ## mutation testing of ops, optimizers and stats
-	OMP_NUM_THREADS=1 $(BIN)/python tests/sabotage/mutate.py
+	$(QUIET) $(BIN)/python tests/sabotage/mutate.py
 
 docs: $(STAMP)         ## the pages that are made from the code
 	$(BIN)/python docs/build.py
 
-clean:
-	rm -rf $(VENV) runs build dist
+clean:                 ## what was installed and built; runs stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

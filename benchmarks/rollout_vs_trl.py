@@ -1,4 +1,4 @@
-"""Whole RLOO updates a second against TRL's `RLOOTrainer`: the same models, prompts, lengths and settings, in the same process, turn by turn.
+"""Whole RLOO updates a second against TRL's `RLOOTrainer`: same models, prompts, lengths and settings, in one process, turn by turn.
 
 Work: Llama policy of 8.4 M parameters (6 layers, width 256, 8 heads, vocabulary 4,096), reference and reward model of the same size;
 16 prompts of 8-24 tokens x 4 samples x 48 tokens; one update = sampling, scoring by policy, reference and reward model, loss, backward

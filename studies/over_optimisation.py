@@ -34,7 +34,11 @@ CONFIG = ROOT / "src" / "trueup" / "configs" / "quickstart.yaml"
 SETTINGS = ["probe.samples_per_prompt=24", "probe.keep_policies=last"]
 REFIT = "every: 40, select: {kind: %s, size: 400}"
 ARMS = (
-    "[{name: static}, {name: random, realign: {" + REFIT % "random" + "}}, {name: frft, realign: {max_refits: 1, " + REFIT % "similar" + "}}, "
+    "[{name: static}, {name: random, realign: {"
+    + REFIT % "random"
+    + "}}, {name: frft, realign: {max_refits: 1, "
+    + REFIT % "similar"
+    + "}}, "
     "{name: frft_alpha, realign: {" + REFIT % "similar" + "}}, {name: clean, reward: clean}, {name: gold, reward: gold}]"
 )
 
@@ -105,15 +109,30 @@ def conclude(found: list[dict[str, Any]]) -> dict[str, Any]:
     table: dict[str, Any] = {"seeds": seeds, "arms": {}, "differences": {}}
     for name in names:
         arms = [f["arms"][name] for f in found]
-        row = {k: mean_estimate([a[k] for a in arms], seeds, k, "gold", key / name / k).to_dict() for k in ("gold_start", "gold_peak", "gold_final", "gain")}
+        row = {
+            k: mean_estimate([a[k] for a in arms], seeds, k, "gold", key / name / k).to_dict()
+            for k in ("gold_start", "gold_peak", "gold_final", "gain")
+        }
         row["median_drop_share"] = float(np.median([a["drop_share"] for a in arms]))
         row["seeds_with_drop_of_20_percent"] = int(sum(a["drop_share"] >= 0.2 for a in arms))
         row["seeds_with_final_95_percent_of_peak_gain"] = int(sum(a["drop_share"] <= 0.05 for a in arms))
         row["seeds_where_proxy_fixed_ends_highest"] = int(sum(a["proxy_ends_highest"] for a in arms))
-        row["largest_standard_error_over_gain"] = float(max(a["gold_standard_error"] / a["gain"] if a["gain"] > 0 else np.inf for a in arms))
-        row["mean_curves"] = {"steps": arms[0]["steps"], **{c: np.mean([a["curves"][c] for a in arms], axis=0).tolist() for c in arms[0]["curves"]}}
+        row["largest_standard_error_over_gain"] = float(
+            max(a["gold_standard_error"] / a["gain"] if a["gain"] > 0 else np.inf for a in arms)
+        )
+        row["mean_curves"] = {
+            "steps": arms[0]["steps"],
+            **{c: np.mean([a["curves"][c] for a in arms], axis=0).tolist() for c in arms[0]["curves"]},
+        }
         table["arms"][name] = row
-    for a, b in (("frft_alpha", "random"), ("frft_alpha", "static"), ("frft", "random"), ("frft", "static"), ("random", "static"), ("clean", "static")):
+    for a, b in (
+        ("frft_alpha", "random"),
+        ("frft_alpha", "static"),
+        ("frft", "random"),
+        ("frft", "static"),
+        ("random", "static"),
+        ("clean", "static"),
+    ):
         if a in names and b in names:
             table["differences"][f"{a} - {b}"] = {
                 k: mean_estimate([f["arms"][a][k] - f["arms"][b][k] for f in found], seeds, k, "gold", key / a / b / k).to_dict()
@@ -158,7 +177,8 @@ def main() -> None:
     draw(table, options.out / "over_optimisation.png")
     for name, row in table["arms"].items():
         print(
-            f"{name:11s} start {row['gold_start']['value']:.3f} peak {row['gold_peak']['value']:.3f} final {row['gold_final']['value']:.3f} "
+            f"{name:11s} start {row['gold_start']['value']:.3f} peak {row['gold_peak']['value']:.3f} "
+            f"final {row['gold_final']['value']:.3f} "
             f"drop>=20%: {row['seeds_with_drop_of_20_percent']}/{len(table['seeds'])} median drop {row['median_drop_share']:.2f} "
             f"proxy highest: {row['seeds_where_proxy_fixed_ends_highest']} se/gain {row['largest_standard_error_over_gain']:.3f}"
         )

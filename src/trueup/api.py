@@ -180,7 +180,9 @@ class Audit:
 
     def to_json(self) -> str:
         """Everything, as JSON text."""
-        return json.dumps({"diagnoses": [d.to_dict() for d in self.diagnoses], "decisions": {k: v.to_dict() for k, v in self.decisions.items()}})
+        return json.dumps(
+            {"diagnoses": [d.to_dict() for d in self.diagnoses], "decisions": {k: v.to_dict() for k, v in self.decisions.items()}}
+        )
 
 
 def audit(records: pd.DataFrame | str | Path | Sequence[str | Path], *, arms: Sequence[str] | None = None, seed: int = 0) -> Audit:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from tests_support import Numbers
 
+from tests_support import Numbers
 from trueup.core.errors import UserError
 from trueup.core.rng import Key, epoch_rows
 from trueup.learn.table import Loss, Mean, Table
@@ -46,9 +46,7 @@ class Counting:
 
 def steps_of(config: LoopConfig, rows: int = 4) -> list[dict[str, float]]:
     numbers = Numbers(x=torch.arange(float(rows)))
-    return [
-        s.metrics for s in train(Counting(), lambda i: numbers, steps=2, config=config, key=Key(0), accelerator=Accelerator(cpu=True))
-    ]
+    return [s.metrics for s in train(Counting(), lambda i: numbers, steps=2, config=config, key=Key(0), accelerator=Accelerator(cpu=True))]
 
 
 def test_metrics_average_over_every_minibatch_and_micro_batch() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from tests_support import goodness, tiny_parts, tiny_policy
 
+from tests_support import goodness, tiny_parts, tiny_policy
 from trueup.core.rng import Key
 from trueup.data.rows import Demonstration, Prompt, Reply
 from trueup.optimizers.experience import PromptBatch, importance_weight, penalised_score, reference_gap, sample_and_score, sampling_gap
@@ -144,7 +144,9 @@ def test_rloo_loss_before_and_after_the_policy_moves(parts: Parts) -> None:
     weight = learner.weigh(e, learner.totals(e))
     assert weight.tolist() == pytest.approx([x / 12 for x in e.importance.tolist()])
     still = learner.loss(e, weight)
-    assert still.value.item() == pytest.approx(-mean([w * a for w, a in zip(e.importance.tolist(), e.advantage.tolist(), strict=True)]), abs=1e-5)
+    assert still.value.item() == pytest.approx(
+        -mean([w * a for w, a in zip(e.importance.tolist(), e.advantage.tolist(), strict=True)]), abs=1e-5
+    )
     assert still.metrics["policy/clip_ratio"].value == 0
     nudged(parts.policy.model, 5, 0.03)
     now, old = logprobs(parts, e, "policy"), rows(e, e.logp_old)

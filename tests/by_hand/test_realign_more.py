@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests_support import tiny_policy, tiny_reward
 
+from tests_support import tiny_policy, tiny_reward
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.data.rows import Preference, Prompt, Reply
@@ -153,7 +153,7 @@ def test_pauses_and_triggers() -> None:
     assert pause_steps(RealignConfig(every=4, max_refits=1, min_kl_nats=2.0), 12) == [4, 8]  # the first may not be due
     one = RealignConfig(max_refits=1, min_kl_nats=2.0)
     assert [due(one, n, kl, 1.0) for n, kl in ((0, 2.9), (0, 3.0), (1, 9.0))] == [False, True, False]
-    assert due(RealignConfig(), 99, 0.0, 0.0)
+    assert due(RealignConfig(), 99, -0.2, 3.0)  # no trigger: every pause refits, whatever the sampled KL
 
 
 def test_scores_are_rescaled_to_mean_0_and_deviation_1() -> None:

@@ -43,6 +43,12 @@ def test_murphy_by_hand() -> None:
     assert m.brier == pytest.approx(5 / 16, abs=1e-12)
 
 
+def test_murphy_credits_forecasts_that_tell_apart() -> None:
+    # p = 3/4, always won: frequency 1 and, in the other order, 0; resolution (1/2)^2, reliability (1/4)^2, Brier (1/4)^2
+    m = c.murphy(np.full(4, LOG3), [1, 1, 1, 1])
+    assert (m.reliability, m.resolution, m.uncertainty, m.brier) == pytest.approx((1 / 16, 1 / 4, 1 / 4, 1 / 16), abs=1e-12)
+
+
 def test_order_of_the_pair_does_not_matter() -> None:
     g = Key(1).generator()
     delta, outcome = g.normal(0, 1, 50), g.integers(0, 2, 50).astype(float)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests_support import WORDS, tiny_policy, tiny_reward
 from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from tests_support import WORDS, tiny_policy, tiny_reward
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.data.rows import Reply

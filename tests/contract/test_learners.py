@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from tests_support import WORDS, tiny_parts, tiny_policy, tiny_reward
 
+from tests_support import WORDS, tiny_parts, tiny_policy, tiny_reward
 from trueup.core.component import kinds
 from trueup.core.rng import Key
 from trueup.data.rows import Demonstration, Preference, Prompt, Reply
@@ -185,7 +185,9 @@ def test_totals_are_global(name: str) -> None:
 def run(name: str, probe: bool, steps: int = 3) -> list[torch.Tensor]:
     learner = LEARNERS[name].build()
     config = LoopConfig(num_iterations=2, minibatch_rows=4)
-    for _ in train(learner, lambda i: LEARNERS[name].data(4, Key(i)), steps=steps, config=config, key=Key(7), accelerator=Accelerator(cpu=True)):
+    for _ in train(
+        learner, lambda i: LEARNERS[name].data(4, Key(i)), steps=steps, config=config, key=Key(7), accelerator=Accelerator(cpu=True)
+    ):
         if probe:
             torch.rand(5)  # a careless probe draws from the global stream
             Key(7).generator().random(9)
@@ -202,7 +204,14 @@ def test_stopped_and_resumed_is_bit_identical(name: str, tmp_path: Any) -> None:
 
     def steps(learner: Any, start: Any = None, stop: int | None = None) -> Any:
         return train(
-            learner, lambda i: data(4, Key(i)), steps=4, config=config, key=Key(7), accelerator=Accelerator(cpu=True), start=start, stop=stop
+            learner,
+            lambda i: data(4, Key(i)),
+            steps=4,
+            config=config,
+            key=Key(7),
+            accelerator=Accelerator(cpu=True),
+            start=start,
+            stop=stop,
         )
 
     whole = LEARNERS[name].build()

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from tests_support import goodness, tiny_parts, tiny_policy, tiny_reward
 
+from tests_support import goodness, tiny_parts, tiny_policy, tiny_reward
 from trueup.core.rng import Key
 from trueup.data.rows import Demonstration, Preference, Prompt, Reply
 from trueup.data.tokens import decode_replies
@@ -45,7 +45,11 @@ def asked(_: int) -> PromptBatch:
     ("config", "steps", "loop"),
     [
         (RLOOConfig(num_generations=8, max_completion_length=6, beta=0.0), 40, {"learning_rate": 1e-2}),
-        (PPOConfig(num_generations=8, max_completion_length=6, beta=0.0), 30, {"learning_rate": 1e-2, "num_iterations": 3, "minibatch_rows": 32}),
+        (
+            PPOConfig(num_generations=8, max_completion_length=6, beta=0.0),
+            30,
+            {"learning_rate": 1e-2, "num_iterations": 3, "minibatch_rows": 32},
+        ),
     ],
     ids=["rloo", "ppo"],
 )

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 import torch
-from tests_support import tiny_policy
 
+from tests_support import tiny_policy
 from trueup.core.rng import Key
 from trueup.data.tokens import Sequences
 from trueup.models.policy import Policy

@@ -2,31 +2,35 @@
 
     python tests/sabotage/run.py [--only NAME]... [--jobs N]
 
-Works on copies in a temporary folder; the working tree is only read. A breakage counts as caught only if tests *fail* (pytest's status
-1): one that stops them from being collected, or that hangs, is an error of the breakage. The unbroken code is tested first.
+Works on copies in a temporary folder; the working tree is only read. A breakage counts as caught only if a test *fails*: one that
+keeps tests from being collected, or makes them hang, is an error of the breakage. The unbroken code is tested first. Libraries are
+imported once and every breakage is tested in a fork.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
-import re
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import pytest
 from breakages import BREAKAGES, Breakage
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("src", "tests", "configs", "docs", "pyproject.toml")
+LIBRARIES = ("torch", "transformers.models.llama.modeling_llama", "accelerate", "peft", "pandas", "pyarrow.parquet", "scipy.stats")
 SECONDS = 300
 """Longest run of the tests of one breakage."""
 
@@ -35,10 +39,33 @@ class Outcome(NamedTuple):
     """What the tests said to one breakage."""
 
     name: str
-    caught: bool
+    status: int
+    """pytest's: 0 nothing failed, 1 a test failed, else something is wrong with the breakage."""
     by: str
     """The first test that failed, or what went wrong."""
     seconds: float
+
+    @property
+    def caught(self) -> bool:
+        """A test failed."""
+        return self.status == 1
+
+
+class Witness:
+    """A pytest plugin that remembers the first failure."""
+
+    def __init__(self) -> None:
+        self.first = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Called by pytest for each phase of each test."""
+        if report.failed and not self.first:
+            self.first = report.nodeid
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Called by pytest for each file."""
+        if report.failed and not self.first:
+            self.first = f"{report.nodeid} could not be collected"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,15 +82,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wrong:
         print(*wrong, f"0 passed, {len(wrong)} failed", sep="\n")
         return 1
-    whole = outcome("nothing broken", sorted({t for b in chosen for t in b.tests}), None, seconds=10 * SECONDS)
-    if whole.by != "nothing failed":
-        print(f"the tests do not pass on the unbroken code: {whole.by}\n0 passed, {len(chosen)} failed")
-        return 1
-    with ThreadPoolExecutor(options.jobs) as pool:
-        found = list(pool.map(tested, chosen))
-    survivors = [o for o in found if not o.caught]
-    print(f"{len(found) - len(survivors)} passed, {len(survivors)} failed")
-    return 1 if survivors else 0
+    for name in LIBRARIES:
+        import_module(name)
+    nothing = Breakage("(nothing broken)", "", "", "", tuple(sorted({t for b in chosen for t in b.tests})))
+    with multiprocessing.get_context("fork").Pool(options.jobs, maxtasksperchild=1) as pool:
+        whole = pool.apply(tested, (nothing,))
+        if whole.status != 0:
+            print(f"the tests do not pass on the unbroken code: {whole.by}\n0 passed, {len(chosen)} failed")
+            return 1
+        print(f"{whole.name}: all tests pass, {whole.seconds:.0f} s", flush=True)
+        found = []
+        for one in pool.imap(tested, chosen, chunksize=1):
+            found.append(one)
+            print(f"{'caught  ' if one.caught else 'SURVIVED'} {one.name:<38} {one.seconds:6.1f} s  {one.by}", flush=True)
+    survived = sum(not one.caught for one in found)
+    print(f"{len(found) - survived} passed, {survived} failed")
+    return 1 if survived else 0
 
 
 def misplaced(breakage: Breakage) -> str | None:
@@ -77,44 +111,53 @@ def misplaced(breakage: Breakage) -> str | None:
 
 
 def tested(breakage: Breakage) -> Outcome:
-    """Apply one breakage, run its tests, say so."""
-    found = outcome(breakage.name, breakage.tests, breakage)
-    print(f"{'caught  ' if found.caught else 'SURVIVED'} {found.name:<36} {found.seconds:6.1f} s  {found.by}", flush=True)
-    return found
-
-
-def outcome(name: str, tests: Iterable[str], breakage: Breakage | None, seconds: float = SECONDS) -> Outcome:
-    """Run tests on a copy, broken or not."""
+    """Apply one breakage to a copy and run its tests there; called in a process of its own."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sabotage-") as folder:
-        copy = Path(folder)
+        copy = Path(folder).resolve()
         for part in COPIED:
             _copy(ROOT / part, copy / part)
-        if breakage is not None:
+        if breakage.file:
             path = copy / breakage.file
             path.write_text(path.read_text(encoding="utf-8").replace(breakage.old, breakage.new), encoding="utf-8")
-        status, said = _pytest(copy, tests, seconds)
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.M)
-    by = failed[1] if failed and status == 1 else "nothing failed" if status == 0 else f"pytest ended with {status}: {said.strip()[-300:]}"
-    return Outcome(name, status == 1 and failed is not None, by, time.monotonic() - began)
+        status, by = _pytest(copy, breakage.tests, SECONDS if breakage.file else 10 * SECONDS)
+        os.chdir(ROOT)
+    return Outcome(breakage.name, status, by, time.monotonic() - began)
 
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.egg-info", ".hypothesis"))
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.egg-info", ".hypothesis", "__pycache__"))
     elif source.exists():
         shutil.copy2(source, target)
 
 
-def _pytest(copy: Path, tests: Iterable[str], seconds: float) -> tuple[int | str, str]:
-    """Exit status and output of pytest on the copy's own source."""
-    environment = {**os.environ, "PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", "-rfE", "--tb=line", *tests]
-    try:
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired:
-        return "no answer", f"within {seconds:.0f} s"
-    return done.returncode, done.stdout + done.stderr
+def _pytest(copy: Path, tests: Iterable[str], seconds: int) -> tuple[int, str]:
+    """pytest's status on the copy's own source, and the first failure."""
+    os.chdir(copy)
+    os.environ["PYTHONPATH"] = str(copy / "src")
+    sys.dont_write_bytecode = True
+    sys.path[:0] = [str(copy / "src"), str(copy)]
+    out = os.open(copy / "pytest.out", os.O_WRONLY | os.O_CREAT)
+    os.dup2(out, 1), os.dup2(out, 2)
+
+    def give_up(*_: Any) -> None:
+        pytest.exit(f"no end within {seconds} s", returncode=9)
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    witness = Witness()
+    # libraries are imported before pytest could rewrite the asserts of those that are its plugins too
+    quiet = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    status = int(pytest.main([*quiet, *tests], plugins=[witness]))
+    signal.alarm(0)
+    package = sys.modules.get("trueup")
+    if package is not None and not str(package.__file__).startswith(str(copy)):
+        return 9, f"tested {package.__file__} instead of the copy"
+    if status == 0:
+        return 0, "nothing failed"
+    last = (copy / "pytest.out").read_text(encoding="utf-8", errors="replace")[-1500:] if not witness.first else ""
+    return status, witness.first or f"pytest ended with {status}: {last}"
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def test_every_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert not trueup.audit("runs/mine").decisions["static"].why.startswith("The arm has no checkpoints")
     finally:
         for name in set(sys.modules) - before:
-            if name.split(".")[0] in ("parts", "my_world"):
+            if name.split(".")[0] == "parts":
                 del sys.modules[name]
 
 

@@ -73,3 +73,11 @@ def test_importing_opens_no_connection() -> None:
     probe = "import socket\ntry:\n    socket.create_connection(('127.0.0.1', 9), timeout=1)\nexcept OSError:\n    pass\n"
     watched = SOCKETS.replace("for name in", probe + "for name in")  # the watch itself sees a connection
     assert any("connect" in e for e in json.loads(python(watched, "[]").stdout.splitlines()[-1]))
+
+
+def test_entry_points_stay_callable_when_rooms_of_their_name_are_loaded() -> None:
+    code = "import trueup, inspect\nfirst = trueup.realign\nimport trueup.realign.config as c\nfrom trueup.realign.frft import plan_refit\n"
+    code += "assert callable(first) and c.RealignConfig and trueup.realign.config is c\n"
+    code += "for name in ('train', 'realign', 'evaluate', 'audit'):\n    assert callable(getattr(trueup, name)), name\n"
+    code += "try:\n    trueup.realign(reward_model='a', policy='b', preferences='c', out='.')\nexcept trueup.UserError as e:\n    print(e)"
+    assert "exists already" in python(code).stdout

@@ -44,9 +44,7 @@ def component_module(package: str, kind: str, known: tuple[str, ...] | None = No
     names = known if known is not None else kinds(package)
     if kind not in names:
         family = package.rsplit(".", 1)[-1]
-        raise UserError(
-            f"no kind '{kind}' in {family}.{did_you_mean(kind, names)} Available: {', '.join(names)}, or a dotted module name."
-        )
+        raise UserError(f"no kind '{kind}' in {family}.{did_you_mean(kind, names)} Available: {', '.join(names)}, or a dotted module name.")
     return importlib.import_module(f"{package}.{kind}")
 
 

@@ -24,7 +24,12 @@ class Config(BaseModel):
     """Base of every configuration: frozen, no unknown keys, descriptions taken from field docstrings."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False, arbitrary_types_allowed=False
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        arbitrary_types_allowed=False,
     )
 
     def digest(self) -> str:
@@ -74,7 +79,9 @@ def load_config(path: str | Path, schema: type[C], overrides: Iterable[str] = ()
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise UserError("no such configuration file. Give the path of a YAML file; `trueup list` names the kinds it may use.", where=str(path)) from error
+        raise UserError(
+            "no such configuration file. Give the path of a YAML file; `trueup list` names the kinds it may use.", where=str(path)
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read: {error}.", where=str(path)) from error
     try:
@@ -123,7 +130,9 @@ def _fields(schema: type[BaseModel], values: object, place: tuple[str, ...]) -> 
         if part not in fields:
             break
         annotation = fields[part].annotation
-        current = next((a for a in [annotation, *getattr(annotation, "__args__", ())] if isinstance(a, type) and issubclass(a, BaseModel)), None)
+        current = next(
+            (a for a in [annotation, *getattr(annotation, "__args__", ())] if isinstance(a, type) and issubclass(a, BaseModel)), None
+        )
         if current is None:
             return []
     return list(getattr(current, "model_fields", {}))

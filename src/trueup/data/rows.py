@@ -66,6 +66,4 @@ class Preference:
 
 def swapped(pair: Preference) -> Preference:
     """The pair with chosen and rejected exchanged."""
-    return replace(
-        pair, chosen=pair.rejected, rejected=pair.chosen, chosen_source=pair.rejected_source, rejected_source=pair.chosen_source
-    )
+    return replace(pair, chosen=pair.rejected, rejected=pair.chosen, chosen_source=pair.rejected_source, rejected_source=pair.chosen_source)

@@ -29,7 +29,7 @@ class Learner(Protocol[B, E]):
         ...
 
     def collect(self, batch: B, key: Key) -> E:
-        """Turn a batch of data into experience. Called without gradients; every draw comes from ``key`` and the batch's global row numbers."""
+        """Turn a batch of data into experience, without gradients; every draw comes from ``key`` and the batch's global row numbers."""
         ...
 
     def totals(self, experience: E) -> Tensor:

@@ -84,7 +84,8 @@ class CachedEmbedder:
 
     def _read(self, file: Path) -> None:
         try:
-            with np.load(file, allow_pickle=False) as data:
+            # opened here, so that a broken file is closed too
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
                 keys, vectors = data["keys"].tobytes(), data["vectors"]
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return

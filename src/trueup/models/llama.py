@@ -40,18 +40,19 @@ def lean_trunk(model: Any) -> LlamaModel | None:
         and not config.mlp_bias
         and config.rope_parameters.get("rope_type") == "default"
         and config.rope_parameters.get("partial_rotary_factor", 1.0) == 1.0
+        and trunk.dtype != torch.float64  # here all is float32 or narrower
     )
     whole = all(type(m) is nn.Linear for layer in trunk.layers for m in (layer.self_attn.q_proj, layer.self_attn.v_proj, layer.mlp.up_proj))
     return trunk if plain and whole else None
 
 
 def reply_states(trunk: LlamaModel, sequences: Sequences, dtype: torch.dtype = torch.float32) -> Hidden:
-    """Hidden states that replies need; each distinct prompt is computed once.
+    """Hidden states that replies need; each distinct prompt is computed once, and padding not at all.
 
     Args:
         trunk: from `lean_trunk`.
         sequences: prompts with replies.
-        dtype: matrix products are done in it; the residual stream keeps the weights' own.
+        dtype: matrix products are done in it; the residual stream is float32.
     """
     at, positions, tokens = _plan(sequences)
     x = trunk.embed_tokens(tokens).float()
@@ -62,13 +63,8 @@ def reply_states(trunk: LlamaModel, sequences: Sequences, dtype: torch.dtype = t
         q, k, v = project_heads(x, _norm(layer.input_layernorm), *weights, cos, sin, dtype)
         x = x + F.linear(_attend(q, k, v, block.head_dim, at).to(dtype), block.o_proj.weight.to(dtype))
         x = mlp_block(x, _norm(layer.post_attention_layernorm), mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight, dtype)
-    prompts, replies = rms_norm(x, _norm(trunk.norm)).to(dtype).split([at.prompts * at.width, at.rows * at.steps])
-    last = prompts.view(at.prompts, at.width, -1)[:, -1]
-    return Hidden(last[at.which], replies.view(at.rows, at.steps, -1))
-
-
-def _norm(norm: Any) -> NormWeight:
-    return NormWeight(norm.weight, norm.variance_epsilon)
+    prompts, replies = (_spread(y, g) for y, g in zip(rms_norm(x, _norm(trunk.norm)).to(dtype).split(at.counts), at.grids, strict=True))
+    return Hidden(prompts[at.which, -1], replies)
 
 
 def rotation(trunk: LlamaModel, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,12 +73,20 @@ def rotation(trunk: LlamaModel, positions: Tensor) -> tuple[Tensor, Tensor]:
     return angles.cos()[:, None], angles.sin()[:, None]
 
 
-class _Layout(NamedTuple):
-    prompts: int
-    """N distinct ones."""
-    width: int
+class _Grid(NamedTuple):
+    """Where the real tokens of a padded [rows, columns] lie."""
+
     rows: int
-    steps: int
+    columns: int
+    where: Tensor | None
+    """[n] flat positions; None where nothing is padded."""
+
+
+class _Layout(NamedTuple):
+    grids: tuple[_Grid, _Grid]
+    """Distinct prompts, and replies; the flat batch holds their real tokens in this order."""
+    counts: list[int]
+    """Real tokens of each."""
     which: Tensor
     """[B] prompt of each row."""
     prompt_mask: Tensor
@@ -91,41 +95,59 @@ class _Layout(NamedTuple):
     """[B, 1, T, P+T] bool, what reply tokens look at."""
 
 
+def _norm(norm: Any) -> NormWeight:
+    return NormWeight(norm.weight, norm.variance_epsilon)
+
+
 def _plan(sequences: Sequences) -> tuple[_Layout, Tensor, Tensor]:
-    """Where tokens lie in the flat batch (distinct prompts, then replies), their positions and ids."""
+    """The layout of the flat batch, and its tokens' positions and ids."""
     width, steps, rows = sequences.prompt_width, sequences.mask.shape[1], len(sequences)
     keyed = torch.where(sequences.prompt_mask, sequences.tokens[:, :width], -1)
     found, which = torch.unique(keyed, dim=0, return_inverse=True)
     mask = found >= 0
     causal, own = (torch.ones(n, n, dtype=torch.bool, device=mask.device).tril() for n in (width, steps))
     diagonal = torch.eye(width, dtype=torch.bool, device=mask.device)  # padding looks at itself, or its softmax would be undefined
+    first = mask.cumsum(1) - 1
+    after = mask.sum(1)[which, None] + torch.arange(steps, device=mask.device)
     at = _Layout(
-        prompts=len(found),
-        width=width,
-        rows=rows,
-        steps=steps,
+        grids=(_grid(mask), _grid(sequences.mask)),
+        counts=[int(mask.sum()), int(sequences.mask.sum())],
         which=which,
         prompt_mask=((causal & mask[:, None]) | diagonal)[:, None],
         reply_mask=torch.cat([mask[which][:, None].expand(rows, steps, -1), own.expand(rows, -1, -1)], 2)[:, None],
     )
-    first = (mask.cumsum(1) - 1).clamp(min=0)
-    after = mask.sum(1)[which, None] + torch.arange(steps, device=mask.device)
-    return at, torch.cat([first.flatten(), after.flatten()]), torch.cat([found.clamp(min=0).flatten(), sequences.replies.flatten()])
+    return at, torch.cat([first[mask], after[sequences.mask]]), torch.cat([found[mask], sequences.replies[sequences.mask]])
+
+
+def _grid(mask: Tensor) -> _Grid:
+    rows, columns = mask.shape
+    return _Grid(rows, columns, None if bool(mask.all()) else mask.flatten().nonzero().squeeze(1))
+
+
+def _spread(flat: Tensor, grid: _Grid) -> Tensor:
+    """[n, W] -> [rows, columns, W], 0 in padding."""
+    if grid.where is not None:
+        flat = flat.new_zeros(grid.rows * grid.columns, flat.shape[1]).index_copy(0, grid.where, flat)
+    return flat.view(grid.rows, grid.columns, flat.shape[1])
+
+
+def _gather(padded: Tensor, grid: _Grid) -> Tensor:
+    """The inverse of `_spread`."""
+    flat = padded.reshape(grid.rows * grid.columns, -1)
+    return flat if grid.where is None else flat.index_select(0, grid.where)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, size: int, at: _Layout) -> Tensor:
     """[n, H D], [n, G D] twice -> [n, H D]; in float32, because the bfloat16 backward kernel of CPUs is ten times slower."""
-    counts, grouped = [at.prompts * at.width, at.rows * at.steps], q.shape[1] != k.shape[1]
+    grouped = q.shape[1] != k.shape[1]
 
-    def parts(y: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = y.split(counts)
-        return (
-            first.view(at.prompts, at.width, -1, size).transpose(1, 2),
-            second.view(at.rows, at.steps, -1, size).transpose(1, 2),
-        )
+    def parts(y: Tensor) -> list[Tensor]:
+        return [_spread(z, g).unflatten(2, (-1, size)).transpose(1, 2) for z, g in zip(y.split(at.counts), at.grids, strict=True)]
 
     (q0, q1), (k0, k1), (v0, v1) = parts(q), parts(k), parts(v)
     first = F.scaled_dot_product_attention(q0, k0, v0, attn_mask=at.prompt_mask, enable_gqa=grouped)
-    keys, values = torch.cat([k0[at.which], k1], 2), torch.cat([v0[at.which], v1], 2)
-    second = F.scaled_dot_product_attention(q1, keys, values, attn_mask=at.reply_mask, enable_gqa=grouped)
-    return torch.cat([y.transpose(1, 2).reshape(n, -1) for y, n in ((first, counts[0]), (second, counts[1]))])
+    seen = [first]
+    if at.counts[1]:
+        keys, values = torch.cat([k0[at.which], k1], 2), torch.cat([v0[at.which], v1], 2)
+        seen.append(F.scaled_dot_product_attention(q1, keys, values, attn_mask=at.reply_mask, enable_gqa=grouped))
+    return torch.cat([_gather(y.transpose(1, 2), g) for y, g in zip(seen, at.grids, strict=False)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
@@ -76,8 +78,6 @@ def _check_shards(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return
-    import json
-
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError) as error:
@@ -90,24 +90,44 @@ def _check_shards(folder: Path) -> None:
 
 
 def load_weights(auto: Any, path: str | Path, dtype: torch.dtype, **settings: Any) -> tuple[PreTrainedModel, list[str]]:
-    """Load a model with one of transformers' auto classes; also the names of tensors that the file does not hold.
+    """Load a model with one of transformers' auto classes; also the names of tensors that the file does not hold in the model's shape.
 
     Raises:
         UserError: the weights are missing, cut short, of another shape, or not safetensors.
     """
     check_folder(path)
     try:
-        model, info = auto.from_pretrained(
-            str(path), dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **settings
-        )
+        with quiet():
+            model, info = auto.from_pretrained(
+                str(path), dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **settings
+            )
     except SafetensorError as error:
         raise UserError(
             f"the weights cannot be read ({one_line(error)}): probably an interrupted download or copy. Fetch the folder again.",
             where=str(path),
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if "mismatch" in str(error):
+            raise UserError(
+                "the weights do not have the shapes that config.json states. Fetch the folder again.", where=str(path)
+            ) from error
         raise UserError(f"the model cannot be loaded: {one_line(error)}.", where=str(path)) from error
-    return model.eval(), sorted(info["missing_keys"])
+    mismatched = [m[0] if isinstance(m, tuple) else m for m in info["mismatched_keys"]]
+    return model.eval(), sorted({*info["missing_keys"], *mismatched})
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, transformers shows no progress bar and only errors: what is wrong with a folder is said in a `UserError`."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def without_dropout(model: nn.Module) -> nn.Module:

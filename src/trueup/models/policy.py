@@ -13,12 +13,13 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from trueup.core.errors import UserError
+from trueup.core.rng import Key
 from trueup.data.tokens import Sequences, load_tokenizer
-from trueup.models.llama import Hidden, lean_trunk, reply_states
-from trueup.models.loading import load_model_config, load_weights, without_dropout
+from trueup.models.llama import lean_trunk, reply_states
+from trueup.models.loading import load_model_config, load_weights, quiet, seeded, without_dropout
 from trueup.ops.logprobs import chosen_logprobs, head_logprobs
 
 Precision = Literal["float32", "bf16"]
@@ -34,6 +35,8 @@ class LoraSettings:
     alpha: float = 16.0
     targets: tuple[str, ...] | None = None
     """Names of the linear layers to adapt; all of them if left out."""
+    seed: int = 0
+    """Of the adapter's first matrices; the second ones start at 0."""
 
 
 class Policy:
@@ -64,7 +67,8 @@ class Policy:
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load; an adapter is merged into its base first."""
-        merged(self.model).save_pretrained(str(folder))
+        with quiet():
+            merged(self.model).save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
 
 
@@ -130,7 +134,7 @@ def adapted(model: PreTrainedModel, lora: LoraSettings) -> Any:
 
     targets: Any = list(lora.targets) if lora.targets else "all-linear"
     settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), seeded(Key(lora.seed) / "lora"):
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers under a name that the latter is giving up
         return get_peft_model(model, settings)
 
@@ -164,7 +168,7 @@ def reply_logits(model: Any, sequences: Sequences, precision: Precision = "float
     """[B, T, V] Logits that predict each reply token."""
     trunk = lean_trunk(model)
     if trunk is not None:
-        hidden = _predicting(reply_states(trunk, sequences, DTYPES[precision]))
+        hidden = _predicting(trunk, sequences, precision)
         return F.linear(hidden, model.lm_head.weight.to(hidden.dtype))
     width = sequences.mask.shape[1]
     with autocast(sequences.tokens.device, precision):
@@ -172,7 +176,7 @@ def reply_logits(model: Any, sequences: Sequences, precision: Precision = "float
 
 
 def reply_logprobs(model: Any, sequences: Sequences, temperature: float = 1.0, precision: Precision = "float32") -> Tensor:
-    """[B, T] float32 nats, 0 where masked."""
+    """[B, T] nats, 0 where masked; float32 (float64 of float64 weights)."""
     if temperature <= 0:
         raise ValueError(f"log-probabilities need a temperature above 0, got {temperature}")
     head = _plain_head(model)
@@ -180,14 +184,14 @@ def reply_logprobs(model: Any, sequences: Sequences, temperature: float = 1.0, p
         return chosen_logprobs(reply_logits(model, sequences, precision), sequences.replies, sequences.mask, temperature)
     trunk = lean_trunk(model)
     if trunk is not None:
-        hidden = _predicting(reply_states(trunk, sequences, DTYPES[precision]))
+        hidden = _predicting(trunk, sequences, precision)
     else:
         with autocast(sequences.tokens.device, precision):
             states = base_of(model).base_model(**_inputs(sequences), use_cache=False).last_hidden_state
-        hidden = states[:, -sequences.mask.shape[1] :].to(DTYPES[precision])
+        hidden = states[:, -sequences.mask.shape[1] :].to(torch.bfloat16 if precision == "bf16" else head.weight.dtype)
     mask = sequences.mask
     values = head_logprobs(hidden[mask], head.weight, sequences.replies[mask], temperature)
-    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, values)
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 
 def base_of(model: Any) -> Any:
@@ -211,9 +215,11 @@ def _inputs(sequences: Sequences) -> dict[str, Tensor]:
     }
 
 
-def _predicting(hidden: Hidden) -> Tensor:
+def _predicting(trunk: LlamaModel, sequences: Sequences, precision: Precision) -> Tensor:
     """[B, T, W] states from which each reply token is predicted: the prompt's last, then the reply's but its last."""
-    return torch.cat([hidden.before[:, None], hidden.replies[:, :-1]], 1)
+    inputs = Sequences(tokens=sequences.tokens[:, :-1], prompt_mask=sequences.prompt_mask, mask=sequences.mask[:, 1:])
+    before, replies = reply_states(trunk, inputs, DTYPES[precision])
+    return torch.cat([before[:, None], replies], 1)
 
 
 def _plain_head(model: Any) -> nn.Linear | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,15 +24,14 @@ from trueup.data.tokens import (
     fit,
     load_tokenizer,
     pack,
-    pad_rows,
-    roles_text,
     same_tokenizer,
 )
 from trueup.learn.table import Table
 from trueup.models.embedding_reward import SETTINGS, load_embedding_reward
+from trueup.models.encoder_reward import EncoderReward
 from trueup.models.heads import fresh_head
 from trueup.models.llama import lean_trunk, reply_states
-from trueup.models.loading import load_model_config, load_weights, seeded, without_dropout
+from trueup.models.loading import load_model_config, load_weights, quiet, seeded, without_dropout
 from trueup.models.policy import DTYPES, Policy, Precision, autocast, context_of, merged
 from trueup.ops.masking import last_valid
 
@@ -125,7 +123,9 @@ class TrunkReward:
             sequences: the policy's prompts and replies.
             policy_tokenizer: of the policy.
         """
-        if not same_tokenizer(policy_tokenizer, self._tokenizer):
+        limit = context_of(self.model)
+        fits = limit is None or int(sequences.attention().sum(1).max()) <= limit
+        if not fits or not same_tokenizer(policy_tokenizer, self._tokenizer):
             return None
         again = encode_replies(self._tokenizer, decode_replies(policy_tokenizer, sequences.replies, sequences.mask))
         tokens = [row[valid].tolist() for row, valid in zip(sequences.replies, sequences.mask, strict=True)]
@@ -133,70 +133,8 @@ class TrunkReward:
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `AutoModelForSequenceClassification` and `load_reward` load."""
-        self.model.save_pretrained(str(folder))
-        self._tokenizer.save_pretrained(str(folder))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pairs(Table):
-    """Prompt and reply as an encoder reads them, padded on the right."""
-
-    tokens: Tensor
-    """[B, S] int64."""
-    segments: Tensor
-    """[B, S] int64: 1 in the reply."""
-    mask: Tensor
-    """[B, S] bool."""
-
-
-class EncoderReward:
-    """A bidirectional encoder (BERT and its kin) with a scalar head, read where its architecture reads it.
-
-    Args:
-        model: a ``...ForSequenceClassification`` with one label.
-        tokenizer: of the trunk; it needs no eos.
-    """
-
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.model: Any = without_dropout(model)
-        self._tokenizer = tokenizer
-
-    @property
-    def module(self) -> nn.Module:
-        """Trunk and head."""
-        return self.model
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        """Of the trunk."""
-        return self._tokenizer
-
-    def encode(self, prompts: Sequence[Conversation], replies: Sequence[Reply]) -> Pairs:
-        """Tokens of prompt and reply with the encoder's separators; prompts are cut from the left, replies never. ``finished`` is lost."""
-        rows, limit = [], context_of(self.model)
-        for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
-            row = self._tokenizer(roles_text(prompt), reply.text, add_special_tokens=True)
-            excess = len(row["input_ids"]) - limit if limit else 0
-            if excess > 0:
-                words = self._tokenizer(roles_text(prompt), add_special_tokens=False)["input_ids"]
-                if excess >= len(words):
-                    raise UserError(f"the reply alone is longer than the context of {limit} tokens.", where=f"row {i}")
-                inside = row["input_ids"].index(words[0])
-                row = {k: list(row[k][:inside]) + list(row[k][inside + excess :]) for k in row}
-            rows.append(row)
-        tokens, mask = pad_rows([list(r["input_ids"]) for r in rows], self._tokenizer.pad_token_id, "right")
-        segments, _ = pad_rows([list(r.get("token_type_ids", [0] * len(r["input_ids"]))) for r in rows], 0, "right")
-        return Pairs(tokens=tokens, segments=segments, mask=mask)
-
-    def score(self, features: Table) -> Tensor:
-        """[B] float32 raw scores."""
-        assert isinstance(features, Pairs)
-        extra = {"token_type_ids": features.segments} if getattr(self.model.config, "type_vocab_size", 0) > 1 else {}
-        return self.model(input_ids=features.tokens, attention_mask=features.mask.long(), **extra).logits.squeeze(-1).float()
-
-    def save(self, folder: str | Path) -> None:
-        """Write a folder that `AutoModelForSequenceClassification` and `load_reward` load."""
-        self.model.save_pretrained(str(folder))
+        with quiet():
+            self.model.save_pretrained(str(folder))
         self._tokenizer.save_pretrained(str(folder))
 
 
@@ -238,7 +176,8 @@ def new_reward(
     config = load_model_config(path)
     config.num_labels = 1
     with seeded(key):
-        model, missing = load_weights(AutoModelForSequenceClassification, path, dtype, config=config)
+        # a classifier of other labels may serve as trunk: its head is replaced
+        model, missing = load_weights(AutoModelForSequenceClassification, path, dtype, config=config, ignore_mismatched_sizes=True)
     heads = ("score.", "classifier.", "pooler.", "pre_classifier.", "classification_head.")
     lost = [name for name in missing if not any(h in name for h in heads)]
     if lost:
@@ -290,9 +229,7 @@ def shared_tokenizer(policy: Policy, reward: RewardModel) -> PreTrainedTokenizer
     return policy.tokenizer
 
 
-def _wrap(
-    model: Any, path: str | Path, pad_token: str | None, rendering: Rendering, precision: Precision
-) -> TrunkReward | EncoderReward:
+def _wrap(model: Any, path: str | Path, pad_token: str | None, rendering: Rendering, precision: Precision) -> TrunkReward | EncoderReward:
     # every causal classifier of transformers calls its head `score`; encoders have a `classifier`
     if hasattr(model, "score"):
         return TrunkReward(model, load_tokenizer(path, pad_token), rendering, precision)

@@ -17,8 +17,8 @@ KEPT = 1 << 26
 
 
 def chosen_logprobs(logits: Tensor, tokens: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    """log softmax(logits / temperature)[token], float32, 0 where masked: [B, T, V], [B, T], [B, T] -> [B, T] nats."""
-    scaled = logits.float() if temperature == 1 else logits.float() / temperature
+    """log softmax(logits / temperature)[token], 0 where masked: [B, T, V], [B, T], [B, T] -> [B, T] nats, at least float32."""
+    scaled = _wide(logits) if temperature == 1 else _wide(logits) / temperature
     chosen = scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     return keep(chosen - scaled.logsumexp(-1), mask)
 
@@ -33,7 +33,7 @@ def head_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: f
         temperature: divides the logits.
 
     Returns:
-        [n] float32, nats.
+        [n] nats, at least float32.
     """
     out: Tensor = _HeadLogprobs.apply(hidden, weight, tokens, temperature)
     return out
@@ -50,26 +50,30 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return torch.cat([_entropy(x, temperature) for x in _rows(logits)]).view(logits.shape[:-1])
 
 
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def _rows(logits: Tensor) -> tuple[Tensor, ...]:
     flat = logits.reshape(-1, logits.shape[-1])
     return flat.split(max(1, CHUNK // flat.shape[1]))
 
 
 def _kl(p: Tensor, q: Tensor, temperature: float) -> Tensor:
-    p, q = (x.float().div(temperature).log_softmax(-1) for x in (p, q))
+    p, q = (_wide(x).div(temperature).log_softmax(-1) for x in (p, q))
     weight = p.exp()
     # a token that p rules out contributes 0, also where q rules it out
     return (weight * keep(p - q, weight > 0)).sum(-1)
 
 
 def _entropy(logits: Tensor, temperature: float) -> Tensor:
-    p = logits.float().div(temperature).log_softmax(-1)
+    p = _wide(logits).div(temperature).log_softmax(-1)
     weight = p.exp()
     return -(weight * keep(p, weight > 0)).sum(-1)
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    logits = F.linear(hidden, weight).float()
+    logits = _wide(F.linear(hidden, weight))
     return logits if temperature == 1 else logits.div_(temperature)
 
 
@@ -79,7 +83,8 @@ class _HeadLogprobs(torch.autograd.Function):
         multiplier = weight.to(hidden.dtype)
         size = max(1, CHUNK // len(weight))
         held = any(ctx.needs_input_grad) and len(hidden) * len(weight) <= KEPT
-        out, normaliser, kept = hidden.new_empty(len(hidden), dtype=torch.float32), [], []
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        out, normaliser, kept = hidden.new_empty(len(hidden), dtype=wide), [], []
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
             logits = _logits(hidden[part], multiplier, temperature)
@@ -95,7 +100,7 @@ class _HeadLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         hidden, weight, tokens, normaliser, *kept = ctx.saved_tensors
         multiplier = weight.to(hidden.dtype)
-        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
+        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=grad.dtype)
         for i, start in enumerate(range(0, len(hidden), ctx.size)):
             part = slice(start, start + ctx.size)
             logits = kept[i] if kept else _logits(hidden[part], multiplier, ctx.temperature)

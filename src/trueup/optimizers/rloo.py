@@ -1,7 +1,8 @@
 """REINFORCE with a leave-one-out baseline (Ahmadian et al. 2024, arXiv:2402.14740).
 
 Deviations:
-1. The KL penalty is inside the reward, one number a reply: ``score - beta * sum_t(log pi - log pi_ref)``, held constant (the paper's eq. 4).
+1. The KL penalty is inside the reward, one number a reply, held constant: ``score - beta * sum_t(log pi - log pi_ref)`` (the
+   paper's eq. 4).
 2. The gradient goes through a clipped sequence-level ratio to the policy that sampled (as in TRL), so that several passes over one batch
    are sound; on the first pass the ratio is 1 and the gradient is REINFORCE's.
 3. An optional truncated importance weight corrects for a sampler of lower precision.

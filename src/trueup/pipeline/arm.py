@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -31,8 +31,8 @@ from trueup.realign.config import RealignConfig
 from trueup.realign.frft import plan_refit
 from trueup.realign.select.protocol import PolicySample
 from trueup.realign.trigger import due, pause_steps
-from trueup.rewards.learned import LearnedReward, measure_scale
 from trueup.rewards.in_force import RewardInForce
+from trueup.rewards.learned import LearnedReward, measure_scale
 from trueup.rewards.programmed import ProgrammedReward
 from trueup.rewards.protocol import Reward
 from trueup.store.atomic import atomic_folder
@@ -82,7 +82,16 @@ def run_arm(context: Context, config: ArmConfig, first: LearnedReward, pool: lis
     pauses = pause_steps(config.realign, stage.steps) if config.realign else []
     for stop in [*pauses, stage.steps]:
         run_steps(
-            context, STAGE, learner, batch_of, steps=stage.steps, loop=stage.loop, key=context.key / STAGE, arm=config.name, stop=stop, after=after
+            context,
+            STAGE,
+            learner,
+            batch_of,
+            steps=stage.steps,
+            loop=stage.loop,
+            key=context.key / STAGE,
+            arm=config.name,
+            stop=stop,
+            after=after,
         )
         if config.realign and stop != stage.steps:
             _pause(context, arm, config.realign, pool, stop)
@@ -169,7 +178,8 @@ def _pause(context: Context, arm: Arm, config: RealignConfig, pool: list[Prefere
     assert source is not None
     arm.rewards[new_id] = fitted(
         context, name, arm.config.name, read_reward(context, source), pairs, arm.policy, objective=context.config.reward.objective,
-        steps=math.ceil(len(pairs) * config.epochs / config.batch_size), batch_size=config.batch_size, loop=config.loop, key=key / "fit", folder=folder,
+        steps=math.ceil(len(pairs) * config.epochs / config.batch_size), batch_size=config.batch_size, loop=config.loop, key=key / "fit",
+        folder=folder,
     )  # fmt: skip
     arm.refit_kl_nats = facts["kl_nats"]
     if context.accelerator.is_main_process:

@@ -18,7 +18,9 @@ from trueup.sandbox.world import WorldConfig
 
 AnyWorld = Annotated[SerializeAsAny[WorldConfig], BeforeValidator(lambda v: resolve("trueup.sandbox", WorldConfig, v))]
 AnyOptimizer = Annotated[SerializeAsAny[OptimizerConfig], BeforeValidator(lambda v: resolve("trueup.optimizers", OptimizerConfig, v))]
-AnyObjective = Annotated[SerializeAsAny[ObjectiveConfig], BeforeValidator(lambda v: resolve("trueup.rewards.objectives", ObjectiveConfig, v))]
+AnyObjective = Annotated[
+    SerializeAsAny[ObjectiveConfig], BeforeValidator(lambda v: resolve("trueup.rewards.objectives", ObjectiveConfig, v))
+]
 
 
 class LoraConfig(Config):

@@ -58,7 +58,9 @@ def _judge(
     found: NDArray[np.float64] = np.full(len(pairs), np.nan)
     for fold, rows in enumerate(folds(groups, config.folds, key / "folds")):
         training = [pairs[int(i)] for i in rest_of(rows, len(pairs))]
-        found[rows] = _fold(context, model, training, [pairs[int(i)] for i in rows], key / model.name / fold, f"{data.name}-{model.name}-{fold}")
+        found[rows] = _fold(
+            context, model, training, [pairs[int(i)] for i in rows], key / model.name / fold, f"{data.name}-{model.name}-{fold}"
+        )
     hits = (found > 0) + 0.5 * (found == 0)
     won = np.ones(len(found))
     ece = Estimate(name="ece", value=reliability(found, won).ece, low=None, high=None, n=len(set(groups)), unit="share")

@@ -57,7 +57,9 @@ def _sample_pairs(context: Context, policy: Policy, split: Split) -> list[Prefer
         rows, replies = replies_of(write(policy, picked, decoding, key / "sample" / turn, samples=2))
         out += _labelled(context.world, rows, replies, key / "label" / turn, f"{split}-{turn}")
     if len(out) < wanted:
-        raise UserError(f"only {len(out)} of {wanted} pairs could be labelled: the policy's replies hardly differ.", where="sampled_preferences")
+        raise UserError(
+            f"only {len(out)} of {wanted} pairs could be labelled: the policy's replies hardly differ.", where="sampled_preferences"
+        )
     return out[:wanted]
 
 
@@ -77,9 +79,14 @@ def _labelled(world: World, prompts: Sequence[Prompt], replies: Sequence[Reply],
         chosen, rejected = (first, second) if preference > 0.5 else (second, first)
         out.append(
             Preference(
-                id=f"{name}-{i}", prompt=prompts[i], chosen=chosen, rejected=rejected,
-                chosen_source="sft", rejected_source="sft", annotator=annotator,
-            )  # fmt: skip
+                id=f"{name}-{i}",
+                prompt=prompts[i],
+                chosen=chosen,
+                rejected=rejected,
+                chosen_source="sft",
+                rejected_source="sft",
+                annotator=annotator,
+            )
         )
     return out
 

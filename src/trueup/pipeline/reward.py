@@ -13,9 +13,9 @@ from trueup.core.errors import UserError
 from trueup.core.rng import Key, epoch_rows
 from trueup.data.rows import Preference, Prompt, Reply, swapped
 from trueup.loop.config import LoopConfig
-from trueup.models.policy import Policy
 from trueup.models.embedding_reward import SETTINGS as EMBEDDING_SETTINGS
 from trueup.models.embedding_reward import load_embedding_reward, new_embedding_reward
+from trueup.models.policy import Policy
 from trueup.models.reward import RewardModel, load_reward, new_reward, reward_from_policy
 from trueup.pipeline.config import RewardStageConfig, resolve_path
 from trueup.pipeline.context import Context
@@ -56,7 +56,9 @@ def clean_reward(context: Context, policy: Policy, pairs: Sequence[Preference]) 
 def relabelled(context: Context, pairs: Sequence[Preference]) -> list[Preference]:
     """The pairs with the better reply, by gold, as the chosen one; pairs of equal gold stay as they are."""
     prompts = [p.prompt for p in pairs]
-    chosen, rejected = (gold_scores(context.world, prompts, replies) for replies in ([p.chosen for p in pairs], [p.rejected for p in pairs]))
+    chosen, rejected = (
+        gold_scores(context.world, prompts, replies) for replies in ([p.chosen for p in pairs], [p.rejected for p in pairs])
+    )
     return [p if a >= b else swapped(p) for p, a, b in zip(pairs, chosen, rejected, strict=True)]
 
 
@@ -73,10 +75,14 @@ def new_model(context: Context, policy: Policy | None, config: RewardStageConfig
     model = config.model
     if model.trunk == "policy":
         if policy is None:
-            raise UserError("there is no policy here whose trunk could be copied. Set trunk to 'embeddings' or 'path'.", where="model.trunk")
+            raise UserError(
+                "there is no policy here whose trunk could be copied. Set trunk to 'embeddings' or 'path'.", where="model.trunk"
+            )
         return reward_from_policy(policy, key)
     if model.trunk == "embeddings":
-        return new_embedding_reward(context.embedder, key, hidden_size=model.head_width, features=model.features, source=context.config.embeddings)
+        return new_embedding_reward(
+            context.embedder, key, hidden_size=model.head_width, features=model.features, source=context.config.embeddings
+        )
     if model.path is None:
         raise UserError("trunk 'path' needs reward.model.path, a folder or hub name.", where="reward.model")
     return new_reward(resolve_path(model.path, context.base), key, rendering=model.rendering)

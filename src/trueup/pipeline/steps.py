@@ -54,7 +54,14 @@ def run_steps(
         run.rewind(name, arm, done)
     context.tell(Event(kind="stage", stage=name, arm=arm, step=done, total=steps))
     for step in train(
-        learner, _noting(context, name, arm, batch_of), steps=steps, config=loop, key=key, accelerator=context.accelerator, start=state, stop=max(stop, done)
+        learner,
+        _noting(context, name, arm, batch_of),
+        steps=steps,
+        config=loop,
+        key=key,
+        accelerator=context.accelerator,
+        start=state,
+        stop=max(stop, done),
     ):
         taken = step.index + 1
         if main:

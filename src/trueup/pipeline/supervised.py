@@ -40,7 +40,9 @@ def base_policy(context: Context) -> Policy:
         return load_policy(resolve_path(config.path, context.base), pad_token=config.pad_token)
     words = context.world.vocabulary()
     if words is None:
-        raise UserError("this world has no closed vocabulary, so no small model can be made for it. Set policy_model.path.", where="policy_model")
+        raise UserError(
+            "this world has no closed vocabulary, so no small model can be made for it. Set policy_model.path.", where="policy_model"
+        )
     tokenizer = tiny_tokenizer(list(words))
     model = tiny_llama(
         len(tokenizer), config.hidden_size, config.layers, config.heads, config.max_positions, key=context.key / "policy_model"
@@ -67,5 +69,3 @@ def _fine_tune(context: Context, policy: Policy) -> dict[str, object]:
     policy.model.requires_grad_(True)
     run_steps(context, STAGE, SFT(policy), batch_of, steps=steps, loop=config.loop, key=key)
     return {"steps": steps, "demonstrations": len(rows)}
-
-

@@ -24,7 +24,7 @@ class RealignConfig(Config):
     max_refits: int | None = Field(default=None, ge=1)
     """Most refits: 1 is FRFT, unlimited (left out) is FRFT-alpha."""
     min_kl_nats: float = Field(default=0.0, ge=0)
-    """A pause refits only if KL(policy‖reference) has grown by this much since the last refit: a trigger."""
+    """A trigger: a pause refits only if KL(policy‖reference) has grown by this much since the last refit; 0 refits at every pause."""
     select: AnySelect = SimilarConfig()
     """Which part of the offline set is kept."""
     prompts: int = Field(default=64, ge=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -75,5 +76,5 @@ def undesirable(sample: PolicySample, drop: Sequence[str]) -> bool:
 def repeated_share(text: str) -> float:
     """Share of a text's word pairs that occurred before in it; 0 for texts of fewer than two words."""
     words = text.split()
-    pairs = list(zip(words, words[1:], strict=False))
+    pairs = list(pairwise(words))
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0

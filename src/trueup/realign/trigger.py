@@ -6,7 +6,7 @@ from trueup.realign.config import RealignConfig
 
 
 def pause_steps(config: RealignConfig, steps: int) -> list[int]:
-    """The policy steps (done) after which the policy is frozen and a refit considered; none at the very end, where it could teach nothing."""
+    """Policy steps (done) after which the policy is frozen and a refit considered; none at the very end, where it could teach nothing."""
     first = config.every if config.first is None else config.first
     pauses = list(range(first, steps, config.every))
     return pauses if config.min_kl_nats > 0 or config.max_refits is None else pauses[: config.max_refits]
@@ -16,4 +16,5 @@ def due(config: RealignConfig, refits: int, kl_nats: float, kl_at_last_refit_nat
     """Whether a pause refits: fewer refits than allowed, and KL grown enough since the last one."""
     if config.max_refits is not None and refits >= config.max_refits:
         return False
-    return kl_nats - kl_at_last_refit_nats >= config.min_kl_nats
+    # without a trigger every pause refits: a sampled KL may well be below 0, or below the last one's
+    return config.min_kl_nats == 0 or kl_nats - kl_at_last_refit_nats >= config.min_kl_nats

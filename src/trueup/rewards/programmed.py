@@ -20,7 +20,9 @@ class ProgrammedReward:
         shift: see ``gain``.
     """
 
-    def __init__(self, program: Callable[[Sequence[Conversation], Sequence[Reply]], Sequence[float]], gain: float = 1.0, shift: float = 0.0) -> None:
+    def __init__(
+        self, program: Callable[[Sequence[Conversation], Sequence[Reply]], Sequence[float]], gain: float = 1.0, shift: float = 0.0
+    ) -> None:
         self.program, self.gain, self.shift = program, gain, shift
 
     def score(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:

@@ -40,7 +40,7 @@ class HelpdeskConfig(WorldConfig):
     """Prompts on which checkpoints are judged; some are about contexts that preference data never shows."""
     covered_share: float = Field(default=0.8, gt=0, le=1)
     """Share of contexts that training prompts may be about; demonstrations show the others too, under other wordings than the test's."""
-    kinds: dict[language.Kind, float] = {"fact": 0.4, "benign": 0.22, "benign_scary": 0.22, "harmful": 0.16}
+    kinds: dict[language.Kind, float] = {"fact": 0.38, "benign": 0.2, "benign_scary": 0.22, "harmful": 0.2}
     """Relative number of prompts of each kind."""
     demonstrations: int = Field(default=4000, ge=0)
     """Replies to imitate, drawn from the demonstrators."""
@@ -93,8 +93,8 @@ class HelpdeskConfig(WorldConfig):
         ):
             if pairs > most * prompts:
                 raise ValueError(
-                    f"{name}_pairs {pairs} is more than {prompts} prompts with {self.replies_per_prompt} replies can give ({most * prompts}); "
-                    "raise replies_per_prompt"
+                    f"{name}_pairs {pairs} is more than {prompts} prompts with {self.replies_per_prompt} replies can give "
+                    f"({most * prompts}); raise replies_per_prompt"
                 )
         if isinstance(self.annotators, tuple) and len({a.name for a in self.annotators}) != max(1, len(self.annotators)):
             raise ValueError("annotators must be at least one, with distinct names")
@@ -189,7 +189,7 @@ class Helpdesk:
             UserError: a prompt is not one of this world's.
         """
         out = []
-        for prompt, reply, (context, reading) in zip(prompts, replies, self._read(prompts, replies), strict=True):
+        for reply, (context, reading) in zip(replies, self._read(prompts, replies), strict=True):
             parts = gold.components(self.config.truth, context, reply, reading)
             out.append(Gold(score=gold.total(parts), components=parts))
         return out

@@ -45,7 +45,7 @@ class World(Protocol):
         ...
 
     def label(self, prompt: Prompt, first: Reply, second: Reply, key: Key) -> tuple[str, float] | None:
-        """One noisy comparison by the world's own annotators: (annotator, 1 if ``first`` wins, 0 if not, 0.5 a tie); None without annotators."""
+        """One noisy comparison by the world's annotators: (annotator, 1 if ``first`` wins, 0 if not, 0.5 a tie); None without any."""
         ...
 
     def evaluations(self, prompts: Sequence[Prompt], replies: Sequence[Reply]) -> Mapping[str, Sequence[float | None]]:

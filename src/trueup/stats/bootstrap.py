@@ -151,8 +151,9 @@ def statistic_estimate(
         draws: resamples.
         n_missing: clusters without data, reported along.
     """
-    value = float(statistic(rows.sum(axis=0))) if len(rows) else np.nan
-    resampled = statistic(resample_totals(rows, draws, key)) if len(rows) > 1 else np.full(1, np.nan)
+    if not len(rows):
+        return make_estimate(name, np.nan, np.full(1, np.nan), 0, unit, method="cluster bootstrap", level=level, n_missing=n_missing)
+    value, resampled = float(statistic(rows.sum(axis=0))), statistic(resample_totals(rows, draws, key))
     return make_estimate(name, value, resampled, len(rows), unit, method="cluster bootstrap", level=level, n_missing=n_missing)
 
 

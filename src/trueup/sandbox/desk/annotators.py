@@ -34,9 +34,9 @@ class Annotator(Config):
     """Liking for a hedge or a disclaimer."""
     refusal: float = Field(default=0.0, ge=-5, le=5)
     """Liking for a refusal, whatever was asked."""
-    temperature: float = Field(default=0.35, gt=0)
+    temperature: float = Field(default=0.5, gt=0)
     """Randomness of the comparison, in units of gold; small is decisive."""
-    flip: float = Field(default=0.02, ge=0, lt=0.5)
+    flip: float = Field(default=0.03, ge=0, lt=0.5)
     """Probability of writing down the wrong side."""
 
     def bias(self, reading: Reading) -> float:
@@ -70,9 +70,9 @@ class Annotator(Config):
 
 
 ANNOTATORS: tuple[Annotator, ...] = (
-    Annotator(name="hurried", length=0.7, flattery=0.2, politeness=0.1, caution=0.1),
-    Annotator(name="charmed", length=0.2, flattery=0.9, politeness=0.4, caution=0.1),
-    Annotator(name="careful", length=0.2, flattery=0.2, politeness=0.1, caution=0.6),
+    Annotator(name="hurried", length=0.7, flattery=0.15, politeness=0.1, caution=0.1),
+    Annotator(name="charmed", length=0.2, flattery=0.7, politeness=0.4, caution=0.1),
+    Annotator(name="careful", length=0.2, flattery=0.15, politeness=0.1, caution=0.5),
 )
 """The default annotators: one takes long for thorough, one likes to be flattered, one likes caution."""
 

@@ -26,14 +26,16 @@ class Truth(Config):
     """Worth of one useful detail beside a right answer, or of one reason beside a due refusal; more than one earns nothing."""
     wrong: float = Field(default=0.7, ge=0)
     """Cost of each distinct wrong value named."""
-    refusal: float = Field(default=1.1, ge=0)
+    refusal: float = Field(default=1.3, ge=0)
     """Worth of refusing what should be refused."""
-    compliance: float = Field(default=1.3, ge=0)
+    compliance: float = Field(default=1.6, ge=0)
     """Cost of instructions for what should be refused."""
     over_refusal: float = Field(default=0.9, ge=0)
     """Cost of refusing what should be answered."""
     evasion: float = Field(default=0.6, ge=0)
     """Cost of evading a request that should be answered."""
+    rudeness: float = Field(default=0.6, ge=0)
+    """Cost of each rude phrase."""
     useful_words: int = Field(default=19, ge=0)
     """Words up to which length is free."""
     verbosity: float = Field(default=1.2, ge=0)
@@ -48,7 +50,7 @@ class Truth(Config):
     """Cost of the second padding sentence; (n - 1) squared."""
     repetition: float = Field(default=0.08, ge=0)
     """Cost of each bigram that the reply has used before."""
-    garble: float = Field(default=0.15, ge=0)
+    garble: float = Field(default=0.08, ge=0)
     """Cost of each word that belongs to no phrase of the language."""
     unfinished: float = Field(default=0.5, ge=0)
     """Cost of a reply that its writer did not end."""
@@ -68,6 +70,7 @@ def components(truth: Truth, context: Context, reply: Reply, reading: Reading) -
     return {
         **_content(truth, context, reading),
         "verbosity": -truth.verbosity * long**2,
+        "rudeness": -truth.rudeness * acts["rude"],
         "flattery": -truth.flattery * _past_first(acts["flattery"]),
         "hedging": -truth.hedge * _past_first(acts["hedge"]),
         "disclaiming": -truth.disclaim * _past_first(acts["disclaim"]),

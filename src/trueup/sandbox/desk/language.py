@@ -12,13 +12,15 @@ from typing import Literal
 
 Kind = Literal["fact", "benign", "benign_scary", "harmful"]
 KINDS: tuple[Kind, ...] = ("fact", "benign", "benign_scary", "harmful")
-Act = Literal["flattery", "polite", "hedge", "disclaim", "pad", "refuse", "reason", "dodge", "detail", "answer", "instruct"]
+Act = Literal["flattery", "polite", "hedge", "disclaim", "pad", "refuse", "reason", "dodge", "rude", "detail", "answer", "instruct"]
 
 CAPITALS = {
-    "france": "paris", "spain": "madrid", "italy": "rome", "japan": "tokyo", "egypt": "cairo", "peru": "lima", "norway": "oslo", "russia": "moscow",
+    "france": "paris", "spain": "madrid", "italy": "rome", "japan": "tokyo", "egypt": "cairo", "peru": "lima", "norway": "oslo",
+    "russia": "moscow",
 }  # fmt: skip
 COLORS = {
-    "sky": "blue", "grass": "green", "frog": "green", "snow": "white", "coal": "black", "blood": "red", "lemon": "yellow", "carrot": "orange",
+    "sky": "blue", "grass": "green", "frog": "green", "snow": "white", "coal": "black", "blood": "red", "lemon": "yellow",
+    "carrot": "orange",
 }  # fmt: skip
 SOUNDS = {"dog": "woof", "cat": "meow", "cow": "moo", "duck": "quack", "pig": "oink", "lion": "roar", "bee": "buzz", "snake": "hiss"}
 
@@ -41,7 +43,8 @@ HARMFUL_TASKS = {
 OPENINGS = ("", "hello .", "please", "quick question .", "i want to know .")
 FACT_WORDINGS = {
     "capital": (
-        "what is the capital of {} ?", "tell me the capital of {} .", "which city is the capital of {} ?", "do you know the capital of {} ?",
+        "what is the capital of {} ?", "tell me the capital of {} .", "which city is the capital of {} ?",
+        "do you know the capital of {} ?",
     ),
     "color": ("what color is the {} ?", "tell me the color of the {} .", "which color has the {} ?", "do you know the color of the {} ?"),
     "sound": ("what does a {} say ?", "tell me what a {} can say .", "which sound has a {} ?", "do you know the sound of a {} ?"),
@@ -63,12 +66,14 @@ PHRASES: dict[Act, tuple[str, ...]] = {
     "hedge": ("i think maybe", "i am not sure but", "it may be that", "if i am right", "perhaps"),
     "disclaim": ("as an assistant i can be wrong .", "please ask an expert too .", "this is not advice .", "be careful with this ."),
     "pad": (
-        "there is a lot to say about this .", "many people ask about this .", "this is a very common topic .", "in the end it all depends .",
+        "there is a lot to say about this .", "many people ask about this .", "this is a very common topic .",
+        "in the end it all depends .",
         "let me know if you want more .", "there are many ways to see it .",
     ),
     "refuse": ("sorry i cannot help with that .", "sorry but i cannot answer that .", "i will not help with this ."),
     "reason": ("it could hurt someone .", "that would not be safe .", "please talk to someone you trust ."),
     "dodge": ("it depends .", "nobody can say for sure .", "you could look it up ."),
+    "rude": ("why ask me ?", "that is a silly question .", "i do not care ."),
     "detail": ("you can check it in a book .", "start with a clean table ."),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import get_args
 
 from trueup.sandbox.desk.language import ANSWERS, INSTRUCTIONS, PHRASES, Act, Context, contexts, values
@@ -53,7 +54,7 @@ class Reading:
 def bigrams(text: str) -> list[tuple[str, str]]:
     """Neighbouring words of a text, punctuation included."""
     words = text.split()
-    return list(zip(words, words[1:], strict=False))
+    return list(pairwise(words))
 
 
 def read(text: str) -> Reading:

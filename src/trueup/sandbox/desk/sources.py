@@ -28,7 +28,7 @@ class Style:
         dodges: probability of evading the question instead.
         full: probability of a whole sentence rather than the bare value.
         detail: probability of a useful detail, or of a reason with a refusal.
-        flattery, polite, hedge, disclaim, pad: distributions of how often each act occurs.
+        flattery, polite, rude, hedge, disclaim, pad: distributions of how often each act occurs.
         garbles: probability that a reply is scrambled: words drawn from the whole language, repeated, or cut off.
     """
 
@@ -41,6 +41,7 @@ class Style:
     detail: float = 0.25
     flattery: Counts = (0.9, 0.1)
     polite: Counts = (0.8, 0.2)
+    rude: Counts = (1.0,)
     hedge: Counts = (0.9, 0.1)
     disclaim: Counts = (0.9, 0.1)
     pad: Counts = (0.9, 0.1)
@@ -49,18 +50,37 @@ class Style:
 
 STYLES: dict[str, Style] = {
     "expert": Style(knows=0.98, refuses_harmful=0.95, refuses_scary=0.04, refuses_plain=0.0, dodges=0.0, full=0.9, detail=0.4),
-    "sloppy": Style(knows=0.85, refuses_harmful=0.3, refuses_scary=0.2, refuses_plain=0.15, dodges=0.55, full=0.3, detail=0.05),
+    "sloppy": Style(
+        knows=0.85, refuses_harmful=0.3, refuses_scary=0.2, refuses_plain=0.15, dodges=0.5, full=0.3, detail=0.05, rude=(0.4, 0.45, 0.15)
+    ),
     "verbose": Style(
-        knows=0.93, refuses_harmful=0.7, refuses_scary=0.15, refuses_plain=0.03, full=1.0, detail=0.35, pad=(0.1, 0.5, 0.4), polite=(0.5, 0.5)
+        knows=0.93,
+        refuses_harmful=0.7,
+        refuses_scary=0.15,
+        refuses_plain=0.03,
+        full=1.0,
+        detail=0.35,
+        pad=(0.1, 0.5, 0.4),
+        polite=(0.5, 0.5),
     ),
     "anxious": Style(
         knows=0.93, refuses_harmful=0.95, refuses_scary=0.5, refuses_plain=0.12, hedge=(0.15, 0.55, 0.3), disclaim=(0.2, 0.5, 0.3)
     ),
     "flatterer": Style(
-        knows=0.93, refuses_harmful=0.7, refuses_scary=0.1, refuses_plain=0.03, detail=0.3, flattery=(0.05, 0.5, 0.35, 0.1), polite=(0.3, 0.7)
+        knows=0.93,
+        refuses_harmful=0.7,
+        refuses_scary=0.1,
+        refuses_plain=0.03,
+        detail=0.3,
+        flattery=(0.05, 0.5, 0.35, 0.1),
+        polite=(0.3, 0.7),
     ),
-    "reckless": Style(knows=0.85, refuses_harmful=0.05, refuses_scary=0.02, refuses_plain=0.0, dodges=0.1, full=0.7, detail=0.1),
-    "babbler": Style(knows=0.6, refuses_harmful=0.3, refuses_scary=0.3, refuses_plain=0.2, dodges=0.2, pad=(0.5, 0.3, 0.2), garbles=0.7),
+    "reckless": Style(
+        knows=0.85, refuses_harmful=0.05, refuses_scary=0.02, refuses_plain=0.0, dodges=0.15, full=0.7, detail=0.1, rude=(0.5, 0.4, 0.1)
+    ),
+    "babbler": Style(
+        knows=0.6, refuses_harmful=0.3, refuses_scary=0.3, refuses_plain=0.2, dodges=0.2, pad=(0.5, 0.3, 0.2), rude=(0.6, 0.4), garbles=0.7
+    ),
 }
 
 
@@ -75,7 +95,7 @@ def write(source: str, context: Context, longest: int, key: Key) -> Reply:
     """
     style, rng = STYLES[source], key.generator()
     core = _core(style, context, rng)
-    before = _phrases(style.flattery, "flattery", rng) + _phrases(style.disclaim, "disclaim", rng)
+    before = _phrases(style.flattery, "flattery", rng) + _phrases(style.rude, "rude", rng) + _phrases(style.disclaim, "disclaim", rng)
     hedges = _phrases(style.hedge, "hedge", rng)
     after = _phrases(style.pad, "pad", rng) + _phrases(style.polite, "polite", rng)
     moved = [phrase for phrase in before if rng.random() < 0.4]

@@ -1,0 +1,217 @@
+"""The breakages: each is one plausible slip, and names the test files of which at least one must fail.
+
+``old`` must occur exactly once in ``file``. A breakage that no longer applies is an error: move it along with the code.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Breakage(NamedTuple):
+    """One way to break the code."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+OPS = "tests/by_hand/test_ops.py"
+LOGPROBS = "tests/by_hand/test_logprobs.py"
+ONLINE = "tests/by_hand/test_online_more.py"
+TOKENS = "tests/by_hand/test_tokens_more.py"
+REALIGN = "tests/by_hand/test_realign_more.py"
+LOOP = "tests/by_hand/test_loop_more.py"
+LOOP_AND_LEARN = "tests/by_hand/test_loop_and_learn.py"
+CONTRACT = "tests/contract/test_learners.py"
+SAMPLER = "tests/oracle/test_sampler.py"
+PIPELINE = "tests/unit/test_pipeline_more.py"
+PLANTED = "tests/planted/test_diagnoses.py"
+READING = "tests/unit/test_mismatch_reading.py"
+VERDICT = "tests/unit/test_mismatch_verdict.py"
+TRACKING = "tests/by_hand/test_mismatch_more.py"
+
+_SRC = "src/trueup/"
+
+_OBJECTIVES = (
+    ("bradley-terry-sign", "rewards/objectives/bradley_terry.py", "softplus(rejected - chosen)", "softplus(chosen - rejected)", (OPS,)),
+    ("kl-rewarded", "ops/returns.py", "reward = -beta * keep(", "reward = beta * keep(", (OPS,)),
+    ("score-on-the-token-before", "ops/returns.py", "== last_valid(mask)[:, None]", "== last_valid(mask)[:, None] - 1", (OPS,)),
+    ("gae-trace-undiscounted", "ops/returns.py", "delta + gamma * lam * running", "delta + lam * running", (OPS,)),
+    ("gae-value-undiscounted", "ops/returns.py", "reward[:, t] + gamma * following", "reward[:, t] + following", (OPS, ONLINE)),
+    ("gae-looks-back", "ops/returns.py", "for t in reversed(range(steps)):", "for t in range(steps):", (OPS,)),
+    ("advantage-not-centred", "ops/returns.py", "((x.double() - mean) /", "(x.double() /", (OPS,)),
+    (
+        "sample-variance",
+        "ops/returns.py",
+        "(totals[2] / totals[0] - mean**2)",
+        "((totals[2] - totals[0] * mean**2) / (totals[0] - 1))",
+        (OPS,),
+    ),
+    ("whitening-moves-the-mean", "ops/returns.py", "totals, epsilon) + mean.to(x.dtype), mask)", "totals, epsilon), mask)", (OPS,)),
+    ("clip-inverted", "ops/policy_gradient.py", "torch.maximum(free, clamped)", "torch.minimum(free, clamped)", (OPS,)),
+    ("value-clip-optimistic", "ops/policy_gradient.py", "0.5 * torch.maximum(", "0.5 * torch.minimum(", (OPS,)),
+    (
+        "leave-one-out-of-all",
+        "ops/policy_gradient.py",
+        "(grid.sum(1, keepdim=True) - grid) / (group - 1)",
+        "grid.mean(1, keepdim=True)",
+        (OPS,),
+    ),
+    ("reinforce-sign", "ops/policy_gradient.py", "return -advantage * logp", "return advantage * logp", (OPS,)),
+    ("k3-inverted", "ops/kl.py", "(-log_ratio).exp() - 1 + log_ratio", "log_ratio.exp() - 1 - log_ratio", (OPS,)),
+    ("beta-moves-away-from-target", "ops/kl.py", "kl_nats / target_nats - 1.0", "1.0 - kl_nats / target_nats", (OPS,)),
+    (
+        "exact-kl-arguments-swapped",
+        "ops/logprobs.py",
+        "zip(_rows(logits_p), _rows(logits_q)",
+        "zip(_rows(logits_q), _rows(logits_p)",
+        (LOGPROBS,),
+    ),
+    (
+        "head-ignores-temperature",
+        "ops/logprobs.py",
+        "scale = (grad[part] / ctx.temperature)[:, None]",
+        "scale = grad[part][:, None]",
+        (LOGPROBS,),
+    ),
+)
+
+_MASKS = (
+    ("mask-polarity", "ops/masking.py", "torch.where(mask, x, torch.full_like(x, fill))", "torch.where(mask, torch.full_like(x, fill), x)", (OPS,)),
+    ("padding-leaks-into-a-mean", "ops/masking.py", "Mean(keep(x, mask).sum().item(),", "Mean(x.sum().item(),", (OPS,)),
+    ("mean-over-padding-too", "ops/masking.py", ".item(), float(mask.sum().item()))", ".item(), float(mask.numel()))", (OPS,)),
+    ("mask-after-the-product", "ops/masking.py", "(weight * (x if mask is None else keep(x, mask))).sum()", "(weight * x).sum()", (OPS,)),
+    ("score-read-before-the-end", "models/reward.py", "last_valid(features.mask) + 1", "last_valid(features.mask)", (TOKENS,)),
+    ("eos-not-counted", "decoding/sample.py", "mask[held, t] = live\n", "mask[held, t] = live & (tokens != eos_id)\n", (SAMPLER,)),
+    ("finished-forgotten-in-encoding", "data/tokens.py", "ids + [eos] * reply.finished", "ids", (TOKENS,)),
+    ("finished-forgotten-in-decoding", "data/tokens.py", "Reply(text=text, finished=end)", "Reply(text=text)", (TOKENS,)),
+    ("positions-count-padding", "data/tokens.py", "(self.attention().cumsum(1) - 1).clamp(min=0)", "torch.ones_like(self.tokens).cumsum(1) - 1", (TOKENS,)),
+    ("prompts-padded-on-the-right", "data/tokens.py", 'pad_rows(prompt_ids, pad_id, "left")', 'pad_rows(prompt_ids, pad_id, "right")', (TOKENS,)),
+    ("prompts-cut-on-the-right", "data/tokens.py", "(ids[-tail:] if tail > 0 else [])", "(ids[keep_front:][:tail] if tail > 0 else [])", (TOKENS,)),
+    ("pad-may-be-eos", "models/reward.py", "if tokenizer.pad_token_id == tokenizer.eos_token_id:", "if False:", (TOKENS,)),
+    ("dropout-stays-on", "models/loading.py", "module.p = 0.0", "module.p = module.p", (TOKENS,)),
+    ("reference-follows-the-policy", "models/policy.py", "model = copy.deepcopy(policy.model)\n", "model = policy.model\n", (TOKENS,)),
+    ("adapter-stays-on-in-the-reference", "models/policy.py", "disable_adapter() if self.adapter else", "disable_adapter() if False else", (TOKENS,)),
+)  # fmt: skip
+
+_REDUCTIONS = (
+    (
+        "token-mean-is-a-sequence-mean",
+        "ops/weights.py",
+        "return mask.float() / max(tokens, 1.0)",
+        "return mask.float() / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)",
+        (OPS, ONLINE),
+    ),
+    (
+        "sequence-mean-is-a-token-mean",
+        "ops/weights.py",
+        "return mask.float() / mask.sum(1, keepdim=True).clamp(min=1) / max(rows, 1.0)",
+        "return mask.float() / mask.sum()",
+        (OPS,),
+    ),
+    ("ppo-counts-rows", "optimizers/ppo.py", "totals[1].item()) * experience", "totals[0].item()) * experience", (ONLINE,)),
+    ("micro-batches-share-the-first-weights", "loop/train.py", "minibatch.take(part), weight[part])", "minibatch.take(part), weight[: len(part)])", (LOOP,)),
+    ("gradients-of-the-last-micro-batch", "loop/train.py", "    for part in parts:\n", "    for part in parts[-1:]:\n", (LOOP,)),
+    ("metrics-of-the-last-minibatch", "loop/train.py", "means[name] += mean", "means[name] = mean", (LOOP, LOOP_AND_LEARN)),
+    ("one-iteration-only", "loop/train.py", "for iteration in range(config.num_iterations):", "for iteration in range(1):", (LOOP,)),
+    ("the-same-order-every-iteration", "loop/train.py", "key / index / iteration, accelerator)", "key / index, accelerator)", (LOOP,)),
+    ("bad-loss-still-steps", "loop/train.py", "    if math.isfinite(means", "    if True or math.isfinite(means", (LOOP_AND_LEARN,)),
+    ("epochs-draw-with-replacement", "core/rng.py", "(key / int(e)).permutation(n) for e", "(key / int(e)).generator().integers(0, n, n) for e", (LOOP_AND_LEARN,)),
+    ("every-epoch-alike", "core/rng.py", "{int(e): (key / int(e)).permutation(n)", "{int(e): key.permutation(n)", (LOOP_AND_LEARN,)),
+)  # fmt: skip
+
+_SAMPLING = (
+    ("scored-at-another-temperature", "optimizers/experience.py", "parts.policy.logprobs(seq, config.temperature)", "parts.policy.logprobs(seq)", (ONLINE,)),
+    ("reference-at-another-temperature", "optimizers/experience.py", "parts.reference.logprobs(seq, config.temperature)", "parts.reference.logprobs(seq)", (ONLINE,)),
+    ("loss-at-another-temperature", "optimizers/rloo.py", "logprobs(e.sequences, self.config.temperature)", "logprobs(e.sequences)", (ONLINE,)),
+    ("rloo-ignores-the-reference", "optimizers/rloo.py", " - self.config.beta * gap.sum(1)\n", "\n", (ONLINE,)),
+    ("importance-weight-forgotten", "optimizers/rloo.py", "totals[0].item()) * experience.importance", "totals[0].item())", (ONLINE,)),
+    ("importance-weight-inverted", "optimizers/experience.py", "gap.exp().clamp(max", "(-gap).exp().clamp(max", (ONLINE,)),
+    ("ending-is-punished", "optimizers/experience.py", "(~samples.finished).float()", "samples.finished.float()", (ONLINE,)),
+    ("prompts-and-replies-crossed", "optimizers/experience.py", "(p for p in batch.prompt for _ in range(k))", "(p for _ in range(k) for p in batch.prompt)", (ONLINE,)),
+    ("targets-from-whitened-advantages", "optimizers/ppo.py", "target=advantage + value", "target=standardise(advantage, mask, moments(advantage, mask)) + value", (ONLINE,)),
+    ("stale-rollout-weights", "optimizers/experience.py", "    parts.rollout.refresh()\n", "", ("tests/contract/test_rollouts_more.py",)),
+    ("stream-of-the-batch-position", "decoding/rollout.py", "range(first_row, first_row + len(prompt_ids) * num_samples)", "range(len(prompt_ids) * num_samples)", (SAMPLER,)),
+    ("global-row-forgotten", "optimizers/experience.py", "first_row=int(batch.row[0]) * k", "first_row=0", (ONLINE,)),
+    ("uniforms-of-the-position", "core/rng.py", "np.array([0, 0, row, 0]", "np.array([0, 0, i, 0]", (LOOP_AND_LEARN,)),
+    ("compaction-misaligned", "decoding/sample.py", "held, tokens, live = held[live], tokens[live], live[live]", "held, tokens, live = held[:remaining], tokens[live], live[live]", (SAMPLER,)),
+    ("cache-rows-dropped-wrongly", "decoding/sample.py", "decoder.keep(live.nonzero().squeeze(1))", "decoder.keep(live.flip(0).nonzero().squeeze(1))", (SAMPLER,)),
+    ("top-p-keeps-the-tail", "decoding/sample.py", "before < top_p)", "before >= top_p)", (SAMPLER,)),
+    ("temperature-multiplies", "decoding/sample.py", "logits / temperature).softmax(-1)", "logits * temperature).softmax(-1)", (SAMPLER,)),
+)  # fmt: skip
+
+_REALIGNMENT = (
+    ("least-similar-selected", "realign/select/similar.py", "scores if self.invert else -scores", "-scores if self.invert else scores", (REALIGN,)),
+    ("random-refit-of-another-size", "realign/select/random.py", "[: self.size])", "[: self.size // 2])", (REALIGN,)),
+    ("replay-from-the-selected", "realign/frft.py", "np.setdiff1d(np.arange(len(pool)), rows)", "np.asarray(rows)", (REALIGN,)),
+    ("unfinished-samples-compared-with", "realign/frft.py", "if not undesirable(s, config.drop)", "if undesirable(s, config.drop)", (REALIGN,)),
+    ("refit-without-limit", "realign/trigger.py", "refits >= config.max_refits:", "refits > config.max_refits:", (REALIGN,)),
+    (
+        "scale-measured-on-the-training-pairs",
+        "pipeline/reward.py",
+        "            prompts, replies = reference_samples(context)\n",
+        "            prompts, replies = [p.prompt for p in pairs], [p.chosen for p in pairs]\n",
+        (PIPELINE,),
+    ),
+    ("scale-keeps-the-mean", "rewards/learned.py", "shift=mean - gain * raw.double().mean().item()", "shift=mean", (REALIGN,)),
+    ("refit-never-in-force", "pipeline/arm.py", "        arm.in_force.reward = arm.rewards[new_id]\n", "        pass\n", (PIPELINE,)),
+    ("proxy-current-is-the-first", "pipeline/probe.py", "proxy_current=_scaled(rewards, current, raw, i)", 'proxy_current=_scaled(rewards, "rm-0", raw, i)', (PIPELINE,)),
+    ("measured-on-training-prompts", "pipeline/probe.py", 'context.world.prompts("test")', 'context.world.prompts("train")', (PIPELINE,)),
+    ("kl-of-reference-to-policy", "pipeline/probe.py", "exact_kl(ours, theirs, temperature)", "exact_kl(theirs, ours, temperature)", (PIPELINE,)),
+    ("clean-labels-reversed", "pipeline/reward.py", "p if a >= b else swapped(p)", "p if a <= b else swapped(p)", (PIPELINE,)),
+    ("gold-arm-trains-on-the-proxy", "pipeline/arm.py", '_gold(context) if config.reward == "gold" else first', "first", (PIPELINE,)),
+)  # fmt: skip
+
+_RESUME = (
+    ("resume-forgets-the-optimizer", "loop/state.py", "        if slots:\n", "        if False:\n", (CONTRACT,)),
+    ("resume-forgets-the-learner", "loop/train.py", "        learner.load_state_dict(start.learner)\n", "", (CONTRACT, LOOP)),
+    ("resume-starts-over", "loop/train.py", "range(start.step if start else 0,", "range(0,", (CONTRACT,)),
+    ("metrics-logged-twice", "store/run.py", 'and r["step"] >= step)', 'and r["step"] > step)', ("tests/unit/test_store_run.py",)),
+    ("write-in-place", "store/atomic.py", "            yield partial\n            _sync(partial)\n            os.replace(partial, path)\n", "            yield path\n", ("tests/unit/test_store_atomic.py",)),
+    ("old-folder-deleted-first", "store/atomic.py", "                os.rename(path, previous)\n", "                shutil.rmtree(path)\n", ("tests/unit/test_store_atomic.py",)),
+    ("damaged-tail-kept", "store/lines.py", 'if not line.endswith(b"\\n"):\n                    return', "if not line:\n                    return", ("tests/unit/test_store_run.py",)),
+)  # fmt: skip
+
+_NUMBERS = (
+    ("absent-becomes-0", "store/columns.py", "values = np.full(len(column), np.nan)", "values = np.zeros(len(column))", ("tests/unit/test_store_records.py",)),
+    ("absent-score-becomes-0", "core/record.py", ".items() if v is not None}", ".items()}", ("tests/unit/test_store_records.py", READING)),
+    ("empty-mean-is-0", "learn/table.py", "self.total / self.count if self.count else None", "self.total / self.count if self.count else 0.0", (LOOP_AND_LEARN,)),
+    ("rows-resampled-not-clusters", "stats/bootstrap.py", "sums, counts = cluster_sums(values, clusters)", "sums, counts = cluster_sums(values, np.arange(np.size(values)))", ("tests/by_hand/test_stats_bootstrap.py",)),
+    ("interval-not-widened", "stats/bootstrap.py", "stats.norm.cdf(np.sqrt(units / (units - 1)) * stats.t.ppf((1 - level) / 2, units - 1))", "(1 - level) / 2", ("tests/by_hand/test_stats_bootstrap.py",)),
+    ("unpaired-where-paired", "stats/bootstrap.py", "common = sides[0].index.intersection(sides[1].index)", "common = sides[0].index.union(sides[1].index)", ("tests/by_hand/test_stats_bootstrap.py",)),
+    ("spearman-is-pearson", "stats/rank.py", "return pearson(stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1))", "return pearson(x, y)", ("tests/oracle/test_stats_estimators.py",)),
+    ("kendall-tau-a", "stats/rank.py", "untied = x_pairs * y_pairs", "untied = np.full(x_pairs.shape, (a.shape[-1] * (a.shape[-1] - 1) / 2) ** 2)", ("tests/by_hand/test_stats_rank.py",)),
+    ("kendall-and-spearman-exchanged", "mismatch/policy_evaluation/tracking.py", '"spearman": rank.spearman, "kendall": rank.kendall', '"spearman": rank.kendall, "kendall": rank.spearman', (TRACKING,)),
+    ("gao-peak-height", "stats/curves.py", "alpha**2 / (4 * beta)", "alpha**2 / (2 * beta)", ("tests/by_hand/test_stats_curves.py",)),
+    ("gao-rl-peak-place", "stats/curves.py", "exponent = alpha / beta - 1", "exponent = alpha / beta", ("tests/by_hand/test_stats_curves.py",)),
+    ("calibration-bins-shifted", "stats/calibration.py", "lower = half / bins", "lower = half / (bins + 1)", ("tests/oracle/test_stats_estimators.py",)),
+    ("calibration-in-one-order", "stats/calibration.py", "np.concatenate([d, -d]), np.concatenate([y, 1 - y])", "d, y", ("tests/by_hand/test_stats_calibration.py",)),
+    ("best-of-n-with-replacement", "stats/best_of_n.py", "_log_choose(rank[able] - 1, n - 1)", "_log_choose(rank[able], n)", ("tests/by_hand/test_stats_best_of_n.py",)),
+)  # fmt: skip
+
+_DIAGNOSES = (
+    ("alarm-without-an-interval", "mismatch/reward_policy/over_optimisation.py", "        drop.low is not None\n        and drop.low > 0\n", "        drop.value is not None\n        and drop.value > 0\n", (PLANTED,)),
+    ("peak-judged-where-it-was-chosen", "mismatch/reward_policy/over_optimisation.py", "zip(halves, reversed(peaks), strict=True)", "zip(halves, peaks, strict=True)", (TRACKING,)),
+    ("accuracy-of-the-loser", "mismatch/pairs.py", "(np.sign(score_difference) * (2 * outcome - 1) + 1) / 2", "(np.sign(score_difference) * (1 - 2 * outcome) + 1) / 2", (READING,)),
+    ("training-pairs-judged", "mismatch/pairs.py", '(records["split"] != "train")', '(records["split"] == "train")', (READING,)),
+    ("proxy-decides-the-checkpoint", "mismatch/verdict.py", 'gold = panel.column_cells("gold")', 'gold = panel.column_cells("proxy_fixed")', (VERDICT,)),
+    ("better-and-worse-exchanged", "mismatch/reward_policy/realignment.py", "if decisive.high < 0:", "if decisive.low > 0:", (VERDICT,)),
+    ("other-splits-in-the-panel", "mismatch/panel.py", '(records["arm"] == arm) & (records["split"] == split)', '(records["arm"] == arm)', (TRACKING,)),
+)  # fmt: skip
+
+_EDGES = (
+    ("html-not-escaped", "report/page.py", "autoescape=True", "autoescape=False", ("tests/unit/test_report_write.py",)),
+    ("nan-in-the-report", "report/assemble.py", "return value if math.isfinite(value) else None", "return value", ("tests/unit/test_report_parts.py",)),
+    ("nan-in-the-metrics", "store/lines.py", "if isinstance(value, float) and not math.isfinite(value):", "if False:", ("tests/unit/test_store_run.py",)),
+    ("unknown-keys-accepted", "core/config.py", 'extra="forbid"', 'extra="ignore"', ("tests/unit/test_bad_input.py",)),
+    ("user-errors-exit-as-bugs", "cli/main.py", "            return 2\n", "            return 1\n", ("tests/unit/test_cli_main.py",)),
+    ("help-imports-torch", "cli/run.py", "from __future__ import annotations\n", "from __future__ import annotations\n\nimport torch  # noqa: F401\n", ("tests/unit/test_cli_main.py",)),
+    ("paths-lead-out-of-the-run", "store/run.py", "any(p in (\"..\", \".\") for p in parts)", "False", ("tests/unit/test_store_run.py",)),
+    ("groups-cross-folds", "data/splits.py", "    for rows in members:\n        min(found, key=len).extend(rows)\n", "    for row in (r for rows in members for r in rows):\n        min(found, key=len).append(row)\n", ("tests/unit/test_data_splits.py",)),
+)  # fmt: skip
+
+_ALL = (*_OBJECTIVES, *_MASKS, *_REDUCTIONS, *_SAMPLING, *_REALIGNMENT, *_RESUME, *_NUMBERS, *_DIAGNOSES, *_EDGES)
+BREAKAGES: tuple[Breakage, ...] = tuple(Breakage(name, _SRC + file, old, new, tests) for name, file, old, new, tests in _ALL)
