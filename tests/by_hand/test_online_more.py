@@ -99,6 +99,33 @@ def test_scores_belong_to_their_own_prompt(parts: Parts) -> None:
     )
 
 
+class Listening:
+    """A reward that keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: tuple[Any, ...] = ()
+
+    def score(self, prompts: Any, replies: Any, sequences: Any = None) -> torch.Tensor:
+        self.asked = (prompts, replies, sequences)
+        return torch.zeros(len(replies))
+
+
+def test_samplers_and_rewards_are_asked_as_configured(parts: Parts) -> None:
+    reward, config = Listening(), RLOOConfig(max_completion_length=5, temperature=0.7, top_p=0.6, num_generations=2)
+    batch = ASKED.take(torch.tensor([1, 2]))  # rows 1 and 2 of the global batch, so replies 2 to 5
+    samples = sample_and_score(replace(parts, reward=reward), config, batch, Key(3))
+    asked = {"num_samples": 2, "max_tokens": 5, "first_row": 2, "key": Key(3) / "rollout"}
+    same = parts.rollout.sample([[7, 3], [6, 7, 4]], temperature=0.7, top_p=0.6, **asked)  # type: ignore[arg-type]
+    assert rows(samples, samples.sequences.replies) == rows(same, same.sequences.replies)
+    assert torch.equal(samples.logp_sampling, same.logp_sampling)
+    for other in ({"temperature": 1.0, "top_p": 0.6}, {"temperature": 0.7, "top_p": 1.0}):
+        found = parts.rollout.sample([[7, 3], [6, 7, 4]], **asked, **other)  # type: ignore[arg-type]
+        assert rows(found, found.sequences.replies) != rows(same, same.sequences.replies)
+    prompts, replies, sequences = reward.asked
+    assert (prompts, replies) == (samples.prompt, samples.reply)
+    assert sequences is samples.sequences
+
+
 def test_a_row_is_sampled_alike_in_any_share_of_the_batch(parts: Parts) -> None:
     config = RLOOConfig(**COMMON, num_generations=2)
     whole = sample_and_score(parts, config, ASKED, Key(3))
@@ -141,7 +168,9 @@ def test_rloo_loss_before_and_after_the_policy_moves(parts: Parts) -> None:
     learner = RLOO(RLOOConfig(**COMMON, num_generations=4, beta=0.3, epsilon=0.05), parts)
     with torch.no_grad():
         e = replace(learner.collect(ASKED, Key(3)), importance=torch.linspace(0.5, 1.5, 12))
-    weight = learner.weigh(e, learner.totals(e))
+    totals = learner.totals(e)
+    assert (totals.dtype, totals.tolist()) == (torch.float64, [12.0])  # float32 would miscount beyond 2^24
+    weight = learner.weigh(e, totals)
     assert weight.tolist() == pytest.approx([x / 12 for x in e.importance.tolist()])
     still = learner.loss(e, weight)
     assert still.value.item() == pytest.approx(
@@ -245,7 +274,9 @@ def test_ppo_loss_and_metrics(parts: Parts) -> None:
     with torch.no_grad():
         e = replace(learner.collect(ASKED, Key(3)), importance=torch.linspace(0.5, 1.5, 12))
     learner.beta = 0.7  # adapted since; the reward metric keeps the configured one
-    weight = learner.weigh(e, learner.totals(e))
+    totals = learner.totals(e)
+    assert (totals.dtype, totals[0].item()) == (torch.float64, 12.0)
+    weight = learner.weigh(e, totals)
     nudged(parts.policy.model, 5, 0.03)
     nudged(learner.critic.head, 8, 0.05)
     with torch.no_grad():

@@ -17,6 +17,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.data.tokens import Ids, pack
 from trueup.decoding.cached import CacheDecoder
@@ -219,6 +220,23 @@ def test_bf16_rollouts_stay_near(fused: bool) -> None:
         gap = sampling_gap_nats(policy.logprobs(sampled.sequences), sampled.logp_sampling, sampled.sequences.mask)
     assert 0 < gap.max() < 0.3
     assert isinstance(native_bf16(), bool)
+
+
+def test_a_context_too_short_is_said_before_anything_is_drawn() -> None:
+    rollout = Rollout(policy_of("llama"))
+    rollout.sample([[5] * 4], num_samples=1, max_tokens=60, key=Key(0))
+    with pytest.raises(UserError, match="a prompt of 5 tokens and 60 tokens of reply are more than the model's context of 64"):
+        rollout.sample([[5] * 5], num_samples=1, max_tokens=60, key=Key(0))
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "generic"])
+def test_a_rollout_is_a_copy_until_it_is_refreshed(fused: bool) -> None:
+    policy = policy_of("llama")
+    rollout = Rollout(policy, fused=fused)
+    before = rollout.sample(PROMPTS, num_samples=2, max_tokens=STEPS, key=Key(4))
+    with torch.no_grad():
+        policy.model.model.layers[0].mlp.down_proj.weight.add_(0.3)
+    assert rows_of(rollout.sample(PROMPTS, num_samples=2, max_tokens=STEPS, key=Key(4))) == rows_of(before)
 
 
 def test_inverse_cdf_takes_the_first_index_past_the_draw() -> None:

@@ -84,6 +84,7 @@ def run_page(page: Path, folder: Path) -> None:
 def test_every_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pages in the order in which one reads them, so that later ones find the run of the first."""
     import trueup
+    from trueup.store.records import frame
 
     workplace(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -96,6 +97,9 @@ def test_every_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         shutil.copytree("runs/smoke/checkpoints/sft", "models/policy")
         mine = trueup.train("mine.yaml", "runs/mine")
         assert mine.arms == ("static", "random", "frft")
+        own = ["world={kind: parts.my_world, path: prefs.jsonl}", "arms=[{name: static}]", "policy.steps=1"]
+        trueup.train("mine.yaml", "runs/brief", overrides=own, report=False)
+        assert "evaluations.brief" in frame("runs/brief").columns
         assert not trueup.audit("runs/mine").decisions["static"].why.startswith("The arm has no checkpoints")
     finally:
         for name in set(sys.modules) - before:

@@ -211,6 +211,9 @@ def test_loading_a_tokenizer(tmp_path: Path) -> None:
     assert same_tokenizer(load_tokenizer(tmp_path), words())
     with pytest.raises(UserError, match="no tokenizer can be loaded"):
         load_tokenizer(tmp_path / "nothing")
+    (tmp_path / "tokenizer.json").write_text('{"version": ')
+    with pytest.raises(UserError, match="no tokenizer can be loaded"):
+        load_tokenizer(tmp_path)
 
 
 def test_tokenizers_are_told_apart() -> None:

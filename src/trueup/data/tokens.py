@@ -84,7 +84,7 @@ def load_tokenizer(path: str | Path, pad_token: str | None = None, *, needs_eos:
     where = str(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a broken tokenizer.json raises a bare Exception from Rust
         raise UserError(
             f"no tokenizer can be loaded ({_first_line(error)}). Give a folder with tokenizer.json or a hub name.", where=where
         ) from error

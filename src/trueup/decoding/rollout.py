@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.data.tokens import Ids
 from trueup.decoding.cached import CacheDecoder
 from trueup.decoding.fused_llama import FusedLlamaDecoder, FusedWeights, fuse
 from trueup.decoding.sample import Decoder, Sampled, sample
 from trueup.models.llama import lean_trunk
-from trueup.models.policy import DTYPES, Policy, Precision, has_adapter, merged
+from trueup.models.policy import DTYPES, Policy, Precision, merged
 
 
 class Rollout:
@@ -40,10 +41,10 @@ class Rollout:
         trunk = lean_trunk(source) if self.fused else None
         if trunk is not None:
             self._weights = fuse(trunk, source.get_output_embeddings().weight, dtype)
-        elif has_adapter(self.policy.model) or source.dtype == dtype == torch.float32 or self._model is None:
-            # merging copied the weights already; in one precision and place, the policy's own weights serve
-            model = source if source.dtype == dtype else copy.deepcopy(source).to(dtype)
-            self._model = model.eval()
+        elif source is not self.policy.model:  # merging an adapter copied the weights already
+            self._model = source.to(dtype).eval()
+        elif self._model is None:
+            self._model = copy.deepcopy(source).to(dtype).eval()
         else:
             self._model.load_state_dict(source.state_dict())
 
@@ -72,8 +73,17 @@ class Rollout:
             top_p: keep the most probable tokens that hold this share; 1 keeps all.
             key: of the collection; row ``r`` uses the stream of global row ``first_row + r``.
             first_row: global number of the first row.
+
+        Raises:
+            UserError: a prompt leaves no room for ``max_tokens`` in the model's context.
         """
-        tokenizer = self.policy.tokenizer
+        tokenizer, limit = self.policy.tokenizer, self.policy.max_tokens
+        longest = max((len(ids) for ids in prompt_ids), default=0)
+        if limit is not None and longest + max_tokens > limit:
+            raise UserError(
+                f"a prompt of {longest} tokens and {max_tokens} tokens of reply are more than the model's context of {limit}. "
+                "Shorten the prompts or the replies."
+            )
         rows = range(first_row, first_row + len(prompt_ids) * num_samples)
         return sample(
             self.decoder(),

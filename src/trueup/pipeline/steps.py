@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.learn.learner import Learner
 from trueup.loop.config import LoopConfig
-from trueup.loop.state import TrainState, load_state, save_state
+from trueup.loop.state import load_state, save_state
 from trueup.loop.train import Step, train
 from trueup.pipeline.context import Context
 from trueup.pipeline.events import Event
@@ -53,7 +54,7 @@ def run_steps(
     if main:
         run.rewind(name, arm, done)
     context.tell(Event(kind="stage", stage=name, arm=arm, step=done, total=steps))
-    for step in train(
+    taking = train(
         learner,
         _noting(context, name, arm, batch_of),
         steps=steps,
@@ -62,7 +63,8 @@ def run_steps(
         accelerator=context.accelerator,
         start=state,
         stop=max(stop, done),
-    ):
+    )
+    for step in _placed(taking, f"stage {name}" + (f" of arm {arm}" if arm else "")):
         taken = step.index + 1
         if main:
             run.log({"stage": name, "arm": arm, "step": step.index, "metrics": step.metrics, "seconds": round(step.seconds, 4)})
@@ -75,6 +77,14 @@ def run_steps(
         context.accelerator.wait_for_everyone()
 
 
+def _placed(steps: Iterator[Step], place: str) -> Iterator[Step]:
+    """The same steps; what the user must know of a failure says in which stage it happened."""
+    try:
+        yield from steps
+    except UserError as error:
+        raise UserError(str(error), where=place) from error
+
+
 def _noting(context: Context, name: str, arm: str | None, batch_of: Callable[[int], Any]) -> Callable[[int], Any]:
     """The same batches, each step entered in the ledger as it begins."""
 
@@ -84,8 +94,3 @@ def _noting(context: Context, name: str, arm: str | None, batch_of: Callable[[in
         return batch_of(step)
 
     return noted
-
-
-def restored(context: Context, name: str, arm: str | None = None) -> TrainState | None:
-    """The last state of a stage, if it has begun."""
-    return load_state(context.run.state(f"{arm}/{name}" if arm else name))

@@ -42,7 +42,7 @@ class HelpdeskConfig(WorldConfig):
     """Share of contexts that training prompts may be about; demonstrations show the others too, under other wordings than the test's."""
     kinds: dict[language.Kind, float] = {"fact": 0.38, "benign": 0.2, "benign_scary": 0.22, "harmful": 0.2}
     """Relative number of prompts of each kind."""
-    demonstrations: int = Field(default=4000, ge=0)
+    demonstrations: int = Field(default=6000, ge=0)
     """Replies to imitate, drawn from the demonstrators."""
     demonstrators: dict[str, float] = {
         "expert": 1, "sloppy": 1.5, "verbose": 1, "anxious": 1, "flatterer": 1, "reckless": 1, "babbler": 0.7,
@@ -62,7 +62,7 @@ class HelpdeskConfig(WorldConfig):
     """Most words of a source policy's reply, punctuation included; policies may write longer ones."""
     annotators: Literal["gold"] | tuple[Annotator, ...] = ANNOTATORS
     """Who labels: a list of annotators, or ``gold`` for clean labels (a control)."""
-    bias_strength: float = Field(default=1.0, ge=0)
+    bias_strength: float = Field(default=0.4, ge=0)
     """Factor on every annotator's biases; 0 leaves honest, noisy annotators."""
     noise_strength: float = Field(default=1.0, ge=0)
     """Factor on every annotator's temperature and flips; 0 leaves decided, biased annotators."""

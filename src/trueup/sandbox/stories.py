@@ -66,7 +66,9 @@ class Stories:
     def _splits(self) -> Mapping[Split, Sequence[Prompt]]:
         c = self.config
         sizes: dict[Split, int] = {"train": c.train_prompts, "validation": c.validation_prompts, "test": c.test_prompts}
-        openings = list(dict.fromkeys(" ".join(s.split()[: c.opening_words]) for s in _stories(self.path) if len(s.split()) > c.opening_words))
+        openings = list(
+            dict.fromkeys(" ".join(s.split()[: c.opening_words]) for s in _stories(self.path) if len(s.split()) > c.opening_words)
+        )
         if len(openings) < sum(sizes.values()):
             raise UserError(
                 f"gives {len(openings)} different openings of {c.opening_words} words, but the splits need {sum(sizes.values())}. "
@@ -118,9 +120,8 @@ def _stories(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise UserError('no such file. Give a JSONL file (also .gz) with {"story": "..."} rows.', where=str(path))
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
     out = []
-    with opened as lines:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 story = json.loads(line)["story"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from trueup.data.rows import Reply
 
@@ -21,7 +22,7 @@ def surface(replies: Sequence[Reply]) -> dict[str, list[float | None]]:
 
 def _repetition(text: str) -> float | None:
     words = text.lower().split()
-    pairs = list(zip(words, words[1:], strict=False))
+    pairs = list(pairwise(words))
     return 1 - len(set(pairs)) / len(pairs) if pairs else None
 
 
