@@ -18,6 +18,7 @@ from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import (
     Rendering,
     Sequences,
+    cut_left,
     decode_replies,
     encode_prompts,
     encode_replies,
@@ -71,9 +72,14 @@ class TrunkReward:
         rendering: how messages become text, see `render_prompt`.
         precision: of matrix products; weights keep their own, scores are float32.
 
+    Attributes:
+        cut_replies: cut replies that do not fit the context from the left, instead of stopping; False unless set.
+
     Raises:
         UserError: padding and eos are one token: transformers' own forward would read before eos.
     """
+
+    cut_replies: bool = False
 
     def __init__(
         self, model: Any, tokenizer: PreTrainedTokenizerFast, rendering: Rendering = "template", precision: Precision = "float32"
@@ -95,11 +101,13 @@ class TrunkReward:
         return self._tokenizer
 
     def encode(self, prompts: Sequence[Conversation], replies: Sequence[Reply]) -> Sequences:
-        """Tokens of prompts with replies; prompts are cut from the left where the context is too short, replies never."""
+        """Tokens of prompts with replies; prompts are cut from the left where the context is too short, replies only if told to."""
         tokenizer = self._tokenizer
         prompt_ids = encode_prompts(tokenizer, prompts, rendering=self.rendering)
-        reply_ids = encode_replies(tokenizer, replies)
-        return pack(fit(tokenizer, prompt_ids, reply_ids, context_of(self.model)), reply_ids, tokenizer.pad_token_id)
+        reply_ids, limit = encode_replies(tokenizer, replies), context_of(self.model)
+        if self.cut_replies and limit is not None:
+            reply_ids = [cut_left(ids, limit - 1) for ids in reply_ids]
+        return pack(fit(tokenizer, prompt_ids, reply_ids, limit), reply_ids, tokenizer.pad_token_id)
 
     def score(self, features: Table) -> Tensor:
         """[B] float32 score at each row's last valid token."""

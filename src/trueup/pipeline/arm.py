@@ -65,7 +65,7 @@ def run_arm(context: Context, config: ArmConfig, first: LearnedReward, pool: lis
     stage, done = context.config.policy, f"{config.name}/{STAGE}"
     if stage is None or context.run.done(done) is not None:
         return
-    policy = load_policy(context.run.checkpoint("sft"), lora=lora_of(context.config.policy_model))
+    policy = load_policy(context.run.checkpoint("sft"), lora=lora_of(context.config.policy_model), precision=context.precision)
     if config.reward == "clean":
         first = clean_reward(context, policy, pool)
     arm = Arm(config, policy, reference_of(policy), {FIRST: first}, RewardInForce(_gold(context) if config.reward == "gold" else first))
@@ -200,4 +200,6 @@ def _plan(context: Context, arm: Arm, config: RealignConfig, pool: list[Preferen
         return {"refit": False, "kl_nats": kl}
     samples = [PolicySample(prompt=p, reply=r) for p, r in zip(rows, replies, strict=True)]
     plan = plan_refit(pool, samples, config, context.embedder if config.select.needs_embeddings else None, key)
+    if config.select.needs_embeddings:
+        context.embedder.flush()
     return {"refit": True, "kl_nats": kl, **asdict(plan)}

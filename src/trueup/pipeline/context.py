@@ -10,7 +10,9 @@ from accelerate import Accelerator
 
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
-from trueup.models.embeddings import Embedder, load_embedder
+from trueup.models.embedding_cache import CachedEmbedder
+from trueup.models.embeddings import load_embedder
+from trueup.models.policy import Precision
 from trueup.pipeline.config import RunConfig, resolve_path
 from trueup.pipeline.events import Event, Listener
 from trueup.sandbox.world import World
@@ -41,8 +43,13 @@ class Context:
         """Root of the run's random streams."""
         return Key(self.config.seed)
 
+    @property
+    def precision(self) -> Precision:
+        """Of matrix products in training and scoring."""
+        return "bf16" if self.config.mixed_precision == "bf16" else "float32"
+
     @cached_property
-    def embedder(self) -> Embedder:
+    def embedder(self) -> CachedEmbedder:
         """Sentence embeddings, loaded when first asked for; their cache lies in the run."""
         name = self.config.embeddings
         return load_embedder(None if name is None else resolve_path(name, self.base), self.run.root / "cache" / "embeddings")

@@ -93,6 +93,8 @@ def _fold(
 
         run_steps(context, stage, learner, batch_of, steps=steps, loop=model.loop, key=key / "steps")
         done = {"margins": _held_out(fresh, held)}
+        if model.model.trunk == "embeddings":
+            context.embedder.flush()
         if context.accelerator.is_main_process:
             context.run.mark_done(stage, done)
     return np.array(done["margins"], dtype=np.float64)

@@ -16,7 +16,7 @@ from trueup.loop.config import LoopConfig
 from trueup.models.embedding_reward import SETTINGS as EMBEDDING_SETTINGS
 from trueup.models.embedding_reward import load_embedding_reward, new_embedding_reward
 from trueup.models.policy import Policy
-from trueup.models.reward import RewardModel, load_reward, new_reward, reward_from_policy
+from trueup.models.reward import RewardModel, TrunkReward, load_reward, new_reward, reward_from_policy
 from trueup.pipeline.config import RewardStageConfig, resolve_path
 from trueup.pipeline.context import Context
 from trueup.pipeline.sampling import reference_samples
@@ -85,7 +85,10 @@ def new_model(context: Context, policy: Policy | None, config: RewardStageConfig
         )
     if model.path is None:
         raise UserError("trunk 'path' needs reward.model.path, a folder or hub name.", where="reward.model")
-    return new_reward(resolve_path(model.path, context.base), key, rendering=model.rendering)
+    made = new_reward(resolve_path(model.path, context.base), key, rendering=model.rendering, precision=context.precision)
+    if isinstance(made, TrunkReward):
+        made.cut_replies = model.cut_replies
+    return made
 
 
 def fitted(
@@ -125,4 +128,9 @@ def fitted(
 
 def read_reward(context: Context, folder: Path) -> RewardModel:
     """A saved reward model, on the run's sentence embedder where it needs one."""
-    return load_embedding_reward(folder, context.embedder) if (folder / EMBEDDING_SETTINGS).exists() else load_reward(folder)
+    if (folder / EMBEDDING_SETTINGS).exists():
+        return load_embedding_reward(folder, context.embedder)
+    model = load_reward(folder, precision=context.precision, rendering=context.config.reward.model.rendering)
+    if isinstance(model, TrunkReward):
+        model.cut_replies = context.config.reward.model.cut_replies
+    return model

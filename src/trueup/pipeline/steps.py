@@ -82,7 +82,7 @@ def _placed(steps: Iterator[Step], place: str) -> Iterator[Step]:
     try:
         yield from steps
     except UserError as error:
-        raise UserError(str(error), where=place) from error
+        raise UserError(error.message, where=f"{place}, {error.where}" if error.where else place) from error
 
 
 def _noting(context: Context, name: str, arm: str | None, batch_of: Callable[[int], Any]) -> Callable[[int], Any]:

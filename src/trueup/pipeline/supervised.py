@@ -30,14 +30,14 @@ def sft_policy(context: Context) -> Policy:
                 policy.save(new)
             context.run.mark_done(STAGE, facts)
         context.accelerator.wait_for_everyone()
-    return load_policy(folder, lora=lora_of(context.config.policy_model))
+    return load_policy(folder, lora=lora_of(context.config.policy_model), precision=context.precision)
 
 
 def base_policy(context: Context) -> Policy:
     """The model named in the configuration, or a small new one."""
     config = context.config.policy_model
     if config.path is not None:
-        return load_policy(resolve_path(config.path, context.base), pad_token=config.pad_token)
+        return load_policy(resolve_path(config.path, context.base), pad_token=config.pad_token, precision=context.precision)
     words = context.world.vocabulary()
     if words is None:
         raise UserError(
@@ -47,7 +47,7 @@ def base_policy(context: Context) -> Policy:
     model = tiny_llama(
         len(tokenizer), config.hidden_size, config.layers, config.heads, config.max_positions, key=context.key / "policy_model"
     )
-    return Policy(model, tokenizer)
+    return Policy(model, tokenizer, context.precision)
 
 
 def lora_of(config: PolicyModelConfig) -> LoraSettings | None:
