@@ -152,7 +152,7 @@ class SentenceTransformersEmbedder:
         return np.asarray(self.model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False), dtype=np.float32)
 
 
-def load_embedder(name_or_path: str | None = None, cache_dir: str | Path | None = None) -> Embedder:
+def load_embedder(name_or_path: str | None = None, cache_dir: str | Path | None = None) -> CachedEmbedder:
     """The user's embedding model, else the one in the local hub cache, else the extra ``[offline]``.
 
     Args:

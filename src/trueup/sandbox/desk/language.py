@@ -6,9 +6,9 @@ A *context* is what a prompt is about (the capital of france, killing a process)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["fact", "benign", "benign_scary", "harmful"]
 KINDS: tuple[Kind, ...] = ("fact", "benign", "benign_scary", "harmful")
@@ -102,7 +102,7 @@ class Context:
 
 def values() -> dict[str, tuple[str, ...]]:
     """Every value an answer slot can hold, by class."""
-    tables = {"capital": (CAPITALS,), "color": (COLORS,), "sound": (SOUNDS,), "tool": (PLAIN_TASKS, SCARY_TASKS, HARMFUL_TASKS)}
+    tables: dict[str, tuple[Mapping[Any, str], ...]] = {"capital": (CAPITALS,), "color": (COLORS,), "sound": (SOUNDS,), "tool": (PLAIN_TASKS, SCARY_TASKS, HARMFUL_TASKS)}
     return {name: tuple(dict.fromkeys(value for table in group for value in table.values())) for name, group in tables.items()}
 
 
