@@ -177,7 +177,7 @@ _RESUME = (
 
 _NUMBERS = (
     ("absent-becomes-0", "store/columns.py", "values = np.full(len(column), np.nan)", "values = np.zeros(len(column))", ("tests/unit/test_store_records.py",)),
-    ("absent-score-becomes-0", "core/record.py", ".items() if v is not None}", ".items()}", ("tests/unit/test_store_records.py", READING)),
+    ("null-scores-kept-as-values", "core/record.py", ".items() if v is not None}", ".items()}", ("tests/unit/test_record_more.py",)),
     ("empty-mean-is-0", "learn/table.py", "self.total / self.count if self.count else None", "self.total / self.count if self.count else 0.0", (LOOP_AND_LEARN,)),
     ("rows-resampled-not-clusters", "stats/bootstrap.py", "sums, counts = cluster_sums(values, clusters)", "sums, counts = cluster_sums(values, np.arange(np.size(values)))", ("tests/by_hand/test_stats_bootstrap.py",)),
     ("interval-not-widened", "stats/bootstrap.py", "stats.norm.cdf(np.sqrt(units / (units - 1)) * stats.t.ppf((1 - level) / 2, units - 1))", "(1 - level) / 2", ("tests/by_hand/test_stats_bootstrap.py",)),

@@ -102,7 +102,12 @@ class Context:
 
 def values() -> dict[str, tuple[str, ...]]:
     """Every value an answer slot can hold, by class."""
-    tables: dict[str, tuple[Mapping[Any, str], ...]] = {"capital": (CAPITALS,), "color": (COLORS,), "sound": (SOUNDS,), "tool": (PLAIN_TASKS, SCARY_TASKS, HARMFUL_TASKS)}
+    tables: dict[str, tuple[Mapping[Any, str], ...]] = {
+        "capital": (CAPITALS,),
+        "color": (COLORS,),
+        "sound": (SOUNDS,),
+        "tool": (PLAIN_TASKS, SCARY_TASKS, HARMFUL_TASKS),
+    }
     return {name: tuple(dict.fromkeys(value for table in group for value in table.values())) for name, group in tables.items()}
 
 
