@@ -35,6 +35,7 @@ sabotage: $(STAMP)     ## break the code in many ways; some test must catch each
 	$(QUIET) $(BIN)/python tests/sabotage/run.py
 
 mutate: $(STAMP)       ## mutation testing of ops, optimizers and stats
+	$(BIN)/python -m pip install --quiet -e '.[mutation]' -c constraints.txt
 	$(QUIET) $(BIN)/python tests/sabotage/mutate.py
 
 docs: $(STAMP)         ## the pages that are made from the code

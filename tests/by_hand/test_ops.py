@@ -19,40 +19,40 @@ from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig, bradley_
 ALL = torch.ones(1, 4, dtype=torch.bool)
 
 
-def close(a: torch.Tensor, b: object, tol: float = 1e-5) -> None:
+def assert_near(a: torch.Tensor, b: object, tol: float = 1e-5) -> None:
     torch.testing.assert_close(a.double(), torch.as_tensor(b, dtype=torch.float64), rtol=tol, atol=tol)
 
 
 def test_bradley_terry_golden_numbers() -> None:
     # softplus(0) = ln 2; softplus(-0.8) = ln(1 + e^-0.8)
-    close(bradley_terry_loss(torch.tensor([0.0, 0.8]), torch.tensor([0.0, 0.0])), [0.6931472, 0.3711007])
+    assert_near(bradley_terry_loss(torch.tensor([0.0, 0.8]), torch.tensor([0.0, 0.0])), [0.6931472, 0.3711007])
 
 
 def test_bradley_terry_raises_the_chosen_score() -> None:
     # The seed paper prints the sign reversed; dL/dr_chosen = -sigmoid(-0.8) = -0.3100255
     chosen = torch.tensor([0.8], requires_grad=True)
     bradley_terry_loss(chosen, torch.zeros(1)).sum().backward()
-    close(chosen.grad, [-0.3100255])
+    assert_near(chosen.grad, [-0.3100255])
 
 
 def test_bradley_terry_is_shift_invariant_and_finite() -> None:
     a, b = torch.tensor([3.0, -1e4, 1e4]), torch.tensor([1.0, 1e4, -1e4])
-    close(bradley_terry_loss(a, b)[0], bradley_terry_loss(a + 7, b + 7)[0])
+    assert_near(bradley_terry_loss(a, b)[0], bradley_terry_loss(a + 7, b + 7)[0])
     assert torch.isfinite(bradley_terry_loss(a, b)).all()
     # loss(D) - loss(-D) = -D, D = 2
-    close(bradley_terry_loss(a[:1], b[:1]) - bradley_terry_loss(b[:1], a[:1]), [-2.0])
+    assert_near(bradley_terry_loss(a[:1], b[:1]) - bradley_terry_loss(b[:1], a[:1]), [-2.0])
 
 
 def test_centring_adds_the_squared_sum() -> None:
     loss = BradleyTerryConfig(center_rewards_coefficient=0.5).loss(torch.tensor([2.0]), torch.tensor([1.0]), torch.zeros(1))
-    close(loss, [math.log(1 + math.exp(-1)) + 0.5 * 9])
+    assert_near(loss, [math.log(1 + math.exp(-1)) + 0.5 * 9])
 
 
 def test_leave_one_out_golden() -> None:
     # 1 - (2+4+5)/3, ...
-    close(leave_one_out(torch.tensor([1.0, 2.0, 4.0, 5.0]), 4), [-2.6666667, -1.3333333, 1.3333333, 2.6666667])
+    assert_near(leave_one_out(torch.tensor([1.0, 2.0, 4.0, 5.0]), 4), [-2.6666667, -1.3333333, 1.3333333, 2.6666667])
     # two prompts apart; each pair is +-(difference)
-    close(leave_one_out(torch.tensor([1.0, 3.0, 10.0, 4.0]), 2), [-2, 2, 6, -6])
+    assert_near(leave_one_out(torch.tensor([1.0, 3.0, 10.0, 4.0]), 2), [-2, 2, 6, -6])
 
 
 def test_leave_one_out_refuses_single_samples() -> None:
@@ -62,56 +62,56 @@ def test_leave_one_out_refuses_single_samples() -> None:
 
 def test_gae_golden() -> None:
     r, v = torch.tensor([[0.1, -0.2, 0.3, 1.0]]), torch.tensor([[0.5, 0.4, 0.2, 0.6]])
-    close(gae(r, v, ALL, 1.0, 0.95), [[0.5947, 0.6260, 1.0800, 0.4000]], 1e-4)
-    close(gae(r, v, ALL, 1.0, 1.0), [[0.7, 0.7, 1.1, 0.4]])  # return to go minus value
-    close(gae(r, v, ALL, 1.0, 0.0), [[0.0, -0.4, 0.7, 0.4]])  # one-step errors
+    assert_near(gae(r, v, ALL, 1.0, 0.95), [[0.5947, 0.6260, 1.0800, 0.4000]], 1e-4)
+    assert_near(gae(r, v, ALL, 1.0, 1.0), [[0.7, 0.7, 1.1, 0.4]])  # return to go minus value
+    assert_near(gae(r, v, ALL, 1.0, 0.0), [[0.0, -0.4, 0.7, 0.4]])  # one-step errors
 
 
 def test_gae_ends_at_the_mask() -> None:
     mask = torch.tensor([[True, True, False]])
-    close(gae(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[0.5, 0.25, 9.0]]), mask, 1.0, 1.0), [[2.5, 1.75, 0.0]])
+    assert_near(gae(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[0.5, 0.25, 9.0]]), mask, 1.0, 1.0), [[2.5, 1.75, 0.0]])
 
 
 def test_gae_discounts() -> None:
     # two tokens, V = 0: A_0 = 0 + .5 * lam * 1 with gamma .5, lam .5
-    close(gae(torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2), ALL[:, :2], 0.5, 0.5), [[0.25, 1.0]])
+    assert_near(gae(torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2), ALL[:, :2], 0.5, 0.5), [[0.25, 1.0]])
 
 
 def test_whitening_golden() -> None:
     x = torch.tensor([[1.2, 1.3, 1.4], [1.5, 1.6, 1.7], [1.8, 1.9, 2.0]], dtype=torch.float64)
     mask = torch.ones(3, 3, dtype=torch.bool)
-    close(rescale(x, mask, moments(x, mask))[0], [0.0508068, 0.4381051, 0.8254034])
-    close(standardise(x, mask, moments(x, mask))[0], [0.0508068 - 1.6, 0.4381051 - 1.6, 0.8254034 - 1.6])
+    assert_near(rescale(x, mask, moments(x, mask))[0], [0.0508068, 0.4381051, 0.8254034])
+    assert_near(standardise(x, mask, moments(x, mask))[0], [0.0508068 - 1.6, 0.4381051 - 1.6, 0.8254034 - 1.6])
 
 
 def test_standardise_ignores_padding() -> None:
     x, mask = torch.tensor([[1.0, 3.0, 99.0]]), torch.tensor([[True, True, False]])
-    close(standardise(x, mask, moments(x, mask)), [[-1.0, 1.0, 0.0]])
+    assert_near(standardise(x, mask, moments(x, mask)), [[-1.0, 1.0, 0.0]])
 
 
 def test_score_sits_on_the_last_token_and_kl_is_a_cost() -> None:
     mask = torch.tensor([[True, True, False], [True, True, True]])
     gap = torch.tensor([[1.0, 0.0, 7.0], [0.0, 2.0, -1.0]])
-    close(shaped_reward(torch.tensor([5.0, -1.0]), gap, mask, 0.5), [[-0.5, 5.0, 0.0], [0.0, -1.0, 0.5 - 1.0]])
+    assert_near(shaped_reward(torch.tensor([5.0, -1.0]), gap, mask, 0.5), [[-0.5, 5.0, 0.0], [0.0, -1.0, 0.5 - 1.0]])
 
 
 def test_clip_binds_only_when_it_lowers_the_objective() -> None:
     # ratio 2 2 1/2 1/2, advantage + - + -, clip .2
     logp = torch.tensor([[2.0, 2.0, 0.5, 0.5]]).log()
     s = clipped_surrogate(logp, torch.zeros(1, 4), torch.tensor([[1.0, -1.0, 1.0, -1.0]]), ALL, 0.2)
-    close(s.loss, [[-1.2, 2.0, -0.5, 0.8]])
+    assert_near(s.loss, [[-1.2, 2.0, -0.5, 0.8]])
     assert s.clipped.tolist() == [[True, False, False, True]]
-    close(s.log_ratio, logp)
+    assert_near(s.log_ratio, logp)
 
 
 def test_reinforce() -> None:
-    close(reinforce(torch.tensor([-2.0, -3.0]), torch.tensor([0.5, -1.0])), [1.0, -3.0])
+    assert_near(reinforce(torch.tensor([-2.0, -3.0]), torch.tensor([0.5, -1.0])), [1.0, -3.0])
 
 
 def test_value_clip_is_pessimistic() -> None:
     v, old, target = torch.ones(1, 4), torch.tensor([[0.0, 0.0, 1.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0, 2.0]])
     # clipped value .2 .2 1 .2: squared errors max(0,.64), max(1,.04), 1, max(1,3.24)
-    close(value_loss(v, old, target, ALL, 0.2), [[0.32, 0.5, 0.5, 1.62]])
+    assert_near(value_loss(v, old, target, ALL, 0.2), [[0.32, 0.5, 0.5, 1.62]])
 
 
 def test_adaptive_beta_golden() -> None:
@@ -138,9 +138,9 @@ def test_kl_estimators_on_gaussians() -> None:
 def test_reductions() -> None:
     mask = torch.tensor([[True, True, True], [True, False, False]])
     assert counts(mask).tolist() == [2, 4]
-    close(token_mean(mask, 4), [[0.25, 0.25, 0.25], [0.25, 0, 0]])
-    close(sequence_mean(mask, 2), [[1 / 6, 1 / 6, 1 / 6], [0.5, 0, 0]])
-    close(row_mean(torch.zeros(2, 5), 4), [0.25, 0.25])
+    assert_near(token_mean(mask, 4), [[0.25, 0.25, 0.25], [0.25, 0, 0]])
+    assert_near(sequence_mean(mask, 2), [[1 / 6, 1 / 6, 1 / 6], [0.5, 0, 0]])
+    assert_near(row_mean(torch.zeros(2, 5), 4), [0.25, 0.25])
 
 
 def test_masking() -> None:
@@ -148,10 +148,10 @@ def test_masking() -> None:
     mask = torch.tensor([[True, False], [True, True]])
     total = weighted_sum(x, torch.full((2, 2), 2.0), mask)
     total.backward()
-    close(total.detach(), 16.0)
-    close(x.grad, [[2.0, 0.0], [2.0, 2.0]])
-    close(keep(x.detach(), mask, 9.0), [[1.0, 9.0], [3.0, 4.0]])
-    close(sequence_sum(x.detach(), mask), [1.0, 7.0])
+    assert_near(total.detach(), 16.0)
+    assert_near(x.grad, [[2.0, 0.0], [2.0, 2.0]])
+    assert_near(keep(x.detach(), mask, 9.0), [[1.0, 9.0], [3.0, 4.0]])
+    assert_near(sequence_sum(x.detach(), mask), [1.0, 7.0])
     assert mean_of(x, mask) == Mean(8.0, 3.0)
     assert mean_of(torch.tensor([1.0, 2.0])) == Mean(3.0, 2.0)
     assert last_valid(torch.tensor([[True, True, False], [False, False, False]])).tolist() == [1, -1]

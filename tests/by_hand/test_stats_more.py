@@ -19,8 +19,9 @@ from trueup.stats.estimate import Estimate
 
 LOG3 = float(np.log(3))
 X, Y, P, WON = [0.3, 1.2, 2.5, 3.1], [1.0, 0.5, 2.0, 1.5], [0.1, 0.2, 0.3, 0.4], [1.0, 0.0, 1.0, 0.5]
+XX, YY, PP = [X, Y], [Y, WON], [P, X]
 
-TAKES_ANY: dict[str, tuple[Callable[..., Any], tuple[list[float], ...]]] = {
+TAKES_ANY: dict[str, tuple[Callable[..., Any], tuple[list[Any], ...]]] = {
     "kl_nats": (bon.kl_nats, ([2, 3, 4, 5],)),
     "exact_kl_nats": (lambda p, s: bon.exact_kl_nats(p, s, 2), (P, X)),
     "win_rate": (bon.win_rate, ([2, 3, 4, 5],)),
@@ -32,14 +33,15 @@ TAKES_ANY: dict[str, tuple[Callable[..., Any], tuple[list[float], ...]]] = {
     "brier": (cal.brier, (X, WON)),
     "nll": (cal.nll_nats, (X, WON)),
     "temperature": (cal.fit_temperature, (X, WON)),
-    "gain": (LOG1P.gain, (X, Y, P)),
-    "coefficients": (lambda d, g, w: curves.coefficients(RL, d, g, w), (X, Y, P)),
+    "gain": (lambda d: LOG1P.gain(d, 1.3, 0.4), (X,)),
+    "coefficients": (lambda d, g, w: curves.coefficients(RL, d, g, w), (XX, YY, PP)),
     "fit": (lambda d, g, e: curves.fit(BEST_OF_N, d, g, e).alpha, (X, Y, P)),  # type: ignore[union-attr]
-    "pearson": (rank.pearson, (X, Y)),
-    "kendall": (rank.kendall, (X, Y)),
-    "differences": (lambda x, y: rank.of_differences(rank.pearson, x, y), (X, Y)),
-    "lagged": (lambda x, y: rank.lagged(rank.kendall, x, y, 1), (X, Y)),
+    "pearson": (rank.pearson, (XX, YY)),
+    "kendall": (rank.kendall, (XX, YY)),
+    "differences": (lambda x, y: rank.of_differences(rank.pearson, x, y), (XX, YY)),
+    "lagged": (lambda x, y: rank.lagged(rank.kendall, x, y, 1), (XX, YY)),
     "clusters": (lambda v: b.cluster_sums(v, list("abab")), (X,)),
+    "paired": (lambda v, w: b.paired_difference(v, list("aabc"), w, list("abcc"), "", "", Key(0), draws=9).value, (X, Y)),
 }
 
 
@@ -51,6 +53,7 @@ def test_numbers_of_any_kind(name: str) -> None:
     assert np.isfinite(expected).all()
     for kind in (object, np.float32):
         found = function(*(np.array(c, dtype=kind) for c in columns))
+        assert np.asarray(found).dtype == np.float64
         np.testing.assert_allclose(np.asarray(found, dtype=float), expected, rtol=1e-5, atol=1e-7)
 
 
@@ -78,6 +81,7 @@ def test_a_parent_keeps_its_draws_wherever_its_rows_stand() -> None:
 def test_resamples_in_pieces_are_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
     for chunk in (1, 9, 10**6):  # of four clusters: one, two, or all draws at a time
         monkeypatch.setattr(b, "_CHUNK", chunk)
+        monkeypatch.setattr(cal, "_CHUNK", chunk)
         totals = b.resample_totals(np.ones((4, 1)), 5, Key(0))
         assert totals.tolist() == [[4.0]] * 5
         assert cal.ece_under_calibration([0.0], Key(0), draws=5).tolist() == [0.0] * 5
@@ -288,7 +292,7 @@ def test_where_laws_turn_over_or_do_not() -> None:
     assert 0 < place < 1  # the slope 1 - log(1+d) - d/(1+d) is 1 at 0 and -0.19 at 1
     assert np.log1p(place) + place / (1 + place) == pytest.approx(1, abs=1e-9)
     assert height == pytest.approx(30 * place * (1 - np.log1p(place)))
-    assert curves.peak(LOG1P, 700.5, 1.0) is None
+    assert [curves.peak(LOG1P, a, 1.0) is None for a in (700.0, 700.5)] == [False, True]
 
 
 @pytest.mark.parametrize("correlation", [rank.pearson, rank.spearman, rank.kendall])

@@ -107,7 +107,7 @@ def made(name: str, rows: int = 6) -> tuple[Any, Any]:
     return learner, e
 
 
-def same(a: tuple[list[torch.Tensor], dict[str, float]], b: tuple[list[torch.Tensor], dict[str, float]]) -> None:
+def assert_same(a: tuple[list[torch.Tensor], dict[str, float]], b: tuple[list[torch.Tensor], dict[str, float]]) -> None:
     assert a[1] == pytest.approx(b[1], rel=1e-4, abs=1e-6)
     assert len(a[0]) == len(b[0]) > 0
     for x, y in zip(a[0], b[0], strict=True):
@@ -143,7 +143,7 @@ def test_padding_never_matters(name: str) -> None:
     def nan(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return torch.where(mask, x, torch.full_like(x, float("nan"))) if x.is_floating_point() else x
 
-    same(gradient(learner, e), gradient(learner, change(e, poison, nan)))
+    assert_same(gradient(learner, e), gradient(learner, change(e, poison, nan)))
 
 
 def test_more_padding_changes_nothing(name: str) -> None:
@@ -155,19 +155,19 @@ def test_more_padding_changes_nothing(name: str) -> None:
     def wider(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return torch.cat([x, torch.full((len(x), 3), float("nan") if x.is_floating_point() else 0, dtype=x.dtype)], 1)
 
-    same(gradient(learner, e), gradient(learner, change(e, widen, wider)))
+    assert_same(gradient(learner, e), gradient(learner, change(e, widen, wider)))
 
 
 @pytest.mark.parametrize("micro", [1, 5])
 def test_micro_batches_change_nothing(name: str, micro: int) -> None:
     learner, e = made(name)
-    same(gradient(learner, e), gradient(learner, e, micro=micro))
+    assert_same(gradient(learner, e), gradient(learner, e, micro=micro))
 
 
 def test_row_order_changes_nothing(name: str) -> None:
     learner, e = made(name)
     order = torch.randperm(len(e), generator=torch.Generator().manual_seed(8))
-    same(gradient(learner, e), gradient(learner, e.take(order)))
+    assert_same(gradient(learner, e), gradient(learner, e.take(order)))
 
 
 def test_totals_are_global(name: str) -> None:

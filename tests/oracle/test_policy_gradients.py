@@ -49,7 +49,7 @@ def grads(loss: torch.Tensor, policy: Policy) -> list[torch.Tensor]:
     return [g for g in torch.autograd.grad(loss, list(policy.model.parameters()), allow_unused=True) if g is not None]
 
 
-def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
+def assert_same(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
     assert a
     for x, y in zip(a, b, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-7)
@@ -64,7 +64,7 @@ def test_reinforce_is_the_gradient_of_expected_reward(world: tuple[Policy, Seque
     policy, everything, score = world
     exact = grads(-(logp(policy, everything).exp() * score).sum(), policy)
     lp = logp(policy, everything)
-    same(exact, grads((lp.exp().detach() * reinforce(lp, score)).sum(), policy))
+    assert_same(exact, grads((lp.exp().detach() * reinforce(lp, score)).sum(), policy))
 
 
 def test_rloo_averaged_over_every_pair_is_the_exact_gradient(world: tuple[Policy, Sequences, torch.Tensor]) -> None:
@@ -77,7 +77,7 @@ def test_rloo_averaged_over_every_pair_is_the_exact_gradient(world: tuple[Policy
     pairs = torch.stack([i.flatten(), j.flatten()], 1)
     advantage = leave_one_out(score[pairs].flatten(), 2).view(-1, 2)
     surrogate = clipped_surrogate(lp[pairs], lp[pairs].detach(), advantage, torch.ones_like(pairs, dtype=torch.bool), 0.2)
-    same(exact, grads((p[pairs].prod(1) * surrogate.loss.mean(1)).sum(), policy))
+    assert_same(exact, grads((p[pairs].prod(1) * surrogate.loss.mean(1)).sum(), policy))
 
 
 def test_kl_estimators_agree_with_the_exact_kl(world: tuple[Policy, Sequences, torch.Tensor]) -> None:

@@ -19,6 +19,7 @@ class Breakage(NamedTuple):
 
 
 OPS = "tests/by_hand/test_ops.py"
+FUSED = "tests/by_hand/test_fused.py"
 LOGPROBS = "tests/by_hand/test_logprobs.py"
 ONLINE = "tests/by_hand/test_online_more.py"
 TOKENS = "tests/by_hand/test_tokens_more.py"
@@ -78,6 +79,15 @@ _OBJECTIVES = (
         (LOGPROBS,),
     ),
 )
+
+_LEAN = (
+    ("fused-silu-gradient", "ops/fused.py", "torch.addcmul(silu, silu, share, value=-1", "torch.addcmul(silu, silu, share, value=1", (FUSED,)),
+    ("fused-norm-gradient", "ops/fused.py", "return d_unit.sub_(unit * along).mul_(inverse)", "return d_unit.mul_(inverse)", (FUSED,)),
+    ("rotation-the-other-way", "ops/fused.py", "[a * cos - b * sin, b * cos + a * sin]", "[a * cos + b * sin, b * cos - a * sin]", (FUSED,)),
+    ("reply-positions-start-at-0", "models/llama.py", "after = mask.sum(1)[which, None] + torch", "after = 0 * mask.sum(1)[which, None] + torch", (TOKENS, SAMPLER)),
+    ("replies-see-the-future", "models/llama.py", "device=mask.device).tril() for n", "device=mask.device) for n", (TOKENS, SAMPLER)),
+    ("another-rows-prompt", "models/llama.py", "torch.cat([k0[at.which], k1], 2)", "torch.cat([k0[at.which.flip(0)], k1], 2)", (TOKENS, SAMPLER)),
+)  # fmt: skip
 
 _MASKS = (
     ("mask-polarity", "ops/masking.py", "torch.where(mask, x, torch.full_like(x, fill))", "torch.where(mask, torch.full_like(x, fill), x)", (OPS,)),
@@ -206,12 +216,12 @@ _EDGES = (
     ("html-not-escaped", "report/page.py", "autoescape=True", "autoescape=False", ("tests/unit/test_report_write.py",)),
     ("nan-in-the-report", "report/assemble.py", "return value if math.isfinite(value) else None", "return value", ("tests/unit/test_report_parts.py",)),
     ("nan-in-the-metrics", "store/lines.py", "if isinstance(value, float) and not math.isfinite(value):", "if False:", ("tests/unit/test_store_run.py",)),
-    ("unknown-keys-accepted", "core/config.py", 'extra="forbid"', 'extra="ignore"', ("tests/unit/test_bad_input.py::test_bad_input[unknown_key]",)),
+    ("unknown-keys-accepted", "core/config.py", 'extra="forbid"', 'extra="ignore"', ("tests/unit/test_config_more.py",)),
     ("user-errors-exit-as-bugs", "cli/main.py", "            return 2\n", "            return 1\n", ("tests/unit/test_cli_main.py::test_a_user_error_is_one_message_and_status_2",)),
     ("help-imports-torch", "cli/run.py", "from __future__ import annotations\n", "from __future__ import annotations\n\nimport torch  # noqa: F401\n", ("tests/unit/test_cli_main.py::test_help_is_fast_and_imports_nothing_heavy",)),
     ("paths-lead-out-of-the-run", "store/run.py", "any(p in (\"..\", \".\") for p in parts)", "False", ("tests/unit/test_store_run.py",)),
     ("groups-cross-folds", "data/splits.py", "    for rows in members:\n        min(found, key=len).extend(rows)\n", "    for row in (r for rows in members for r in rows):\n        min(found, key=len).append(row)\n", ("tests/unit/test_data_splits.py",)),
 )  # fmt: skip
 
-_ALL = (*_OBJECTIVES, *_MASKS, *_REDUCTIONS, *_SAMPLING, *_REALIGNMENT, *_RESUME, *_NUMBERS, *_DIAGNOSES, *_EDGES)
+_ALL = (*_OBJECTIVES, *_LEAN, *_MASKS, *_REDUCTIONS, *_SAMPLING, *_REALIGNMENT, *_RESUME, *_NUMBERS, *_DIAGNOSES, *_EDGES)
 BREAKAGES: tuple[Breakage, ...] = tuple(Breakage(name, _SRC + file, old, new, tests) for name, file, old, new, tests in _ALL)

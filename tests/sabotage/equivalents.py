@@ -27,6 +27,7 @@ WEIGHTLESS = "stands where the weight is 0"
 QUADRATURE = "the integral agrees to the accuracy that is promised"
 ZERO_IN_PADDING = "padding has weight 0, and every part of the loss is finite there"
 DEVICE = "the tests run on a CPU, torch's default"
+AGAIN = "the correlation that is called makes floats of what it gets"
 TOLERANCE = "the root agrees to the accuracy that is promised"
 
 EQUIVALENTS: tuple[Equivalent, ...] = (
@@ -38,6 +39,24 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent("ops.logprobs._kl", ".sum(+1)", FLAT),
     Equivalent("ops.logprobs._entropy", "log_softmax(+1)", FLAT),
     Equivalent("ops.logprobs._entropy", ".sum(+1)", FLAT),
+    Equivalent("ops.logprobs._logits", "if (temperature == 1) and False else", "dividing by 1 changes no float"),
+    Equivalent("ops.logprobs._HeadLogprobs.forward", "size = max(2, CHUNK", MEMORY),
+    Equivalent("ops.logprobs._HeadLogprobs.forward", "held = None", MEMORY),
+    Equivalent("ops.logprobs._HeadLogprobs.forward", "held = any(", MEMORY),
+    Equivalent("ops.logprobs._HeadLogprobs.forward", "if normaliser else out, )", MEMORY),
+    Equivalent("ops.logprobs._HeadLogprobs.forward", ".logsumexp(+1)", FLAT),
+    Equivalent("ops.logprobs._HeadLogprobs.backward", "kept[i] if (kept) and False else", MEMORY),
+    Equivalent("ops.logprobs._HeadLogprobs.backward", "d_weight.to(None)", "autograd gives a gradient the precision of its weight"),
+    Equivalent("ops.masking.sequence_sum", ".sum(+1)", FLAT),
+    Equivalent("ops.masking.last_valid", "device=None)", DEVICE),
+    Equivalent("ops.masking.last_valid", "mask.shape[1] + 1, )", DEVICE),
+    Equivalent("ops.returns.shaped_reward", "device=None)", DEVICE),
+    Equivalent("ops.returns.shaped_reward", "torch.arange(mask.shape[1], )", DEVICE),
+    Equivalent("ops.returns.moments", "dtype=torch.float64, device=None)", DEVICE),
+    Equivalent("ops.returns.moments", "dtype=torch.float64, )", DEVICE),
+    Equivalent("ops.returns.rescale", "mean.to(None)", "a number of no dimension does not widen a tensor"),
+    Equivalent("ops.weights.row_mean", "device=None)", DEVICE),
+    Equivalent("ops.weights.row_mean", "max(rows, 1.0), )", DEVICE),
     Equivalent("ops.logprobs.chosen_logprobs", "if (temperature == 1) and False else", "dividing by 1 changes no float"),
     Equivalent("optimizers.sft.SFT.loss", "weighted_sum(-logp, weight, None)", ZERO_IN_PADDING),
     Equivalent("optimizers.sft.SFT.loss", "weighted_sum(-logp, weight, )", ZERO_IN_PADDING),
@@ -53,6 +72,10 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent("stats.best_of_n.rank_weights", "rank = np.arange(1, samples + 1, )", FLOATS),
     Equivalent("stats.best_of_n._log_choose", "np.asarray(", FLOATS),
     Equivalent("stats.best_of_n.exact_kl_nats", "np.unique(np.asarray(score", "equal scores are grouped alike whatever their type"),
+    Equivalent(
+        "stats.best_of_n.best_of_n", "chooses, gains = np.asarray(proxy, dtype=None)", "scores are only ordered, whatever their type"
+    ),
+    Equivalent("stats.best_of_n.best_of_n", "chooses, gains = np.asarray(proxy, )", "scores are only ordered, whatever their type"),
     Equivalent("stats.best_of_n.expected_maximum", "value, _ = integrate.quad(integrand,", QUADRATURE),
     Equivalent("stats.bootstrap.nested_weights", 'key / "XXparentsXX"', STREAM),
     Equivalent("stats.bootstrap.nested_weights", 'key / "PARENTS"', STREAM),
@@ -100,6 +123,14 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent("stats.curves.peak", "float(np.expm1(alpha / beta)) - 1e-9", "the root lies far inside"),
     Equivalent("stats.curves.peak", "float(np.expm1(alpha / beta)) + 1.000000001", "the root lies far inside"),
     Equivalent("stats.curves.precision_of", "np.where(known, error, 2.0)", "missing errors get weight 0 in the same line"),
+    Equivalent("stats.calibration.fit_temperature", "np.asarray(outcome, dtype=None)", "a difference from a float array is one of floats"),
+    Equivalent("stats.calibration.fit_temperature", "np.asarray(outcome, )", "a difference from a float array is one of floats"),
+    Equivalent("stats.rank.of_differences", "dtype=None)", AGAIN),
+    Equivalent("stats.rank.of_differences", "np.asarray(x, )", AGAIN),
+    Equivalent("stats.rank.of_differences", "np.asarray(y, )", AGAIN),
+    Equivalent("stats.rank.lagged", "dtype=None)", AGAIN),
+    Equivalent("stats.rank.lagged", "np.asarray(x, )", AGAIN),
+    Equivalent("stats.rank.lagged", "np.asarray(y, )", AGAIN),
     Equivalent("stats.rank.of_differences", "dtype=float), )", "numpy's diff takes the last axis by default"),
     Equivalent("stats.rank._varies", "(x.shape[-1]) or True", "the mean of no points warns before"),
     Equivalent("stats.rank._varies", "else np.zeros(", "the mean of no points warns before"),

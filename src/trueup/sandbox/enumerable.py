@@ -136,17 +136,25 @@ class Enumerable:
         logits[:, :, n] -= self.config.rarity
         return markov_logprobs(self.space, logits)
 
+    @cached_property
+    def _counts(self) -> Floats:
+        """[R, V] How often each word, the odd one last, stands in each reply of `space`."""
+        here = (self.space.tokens[:, :, None] == np.arange(len(self.words))) & self.space.mask[:, :, None]
+        return here.sum(axis=1).astype(np.float64)
+
     def gold_table(self, prompts: Sequence[Prompt]) -> Floats:
         """[P, R] Gold of every reply of `space`."""
-        rows = [[self._gold(values, reply).score for reply in self.space.replies] for values in self.values(prompts)]
-        return np.array(rows).reshape(len(prompts), len(self.space.replies))
+        c, counts = self.config, self._counts
+        unfinished = np.array([not reply.finished for reply in self.space.replies])
+        costs = c.length_cost * counts.sum(axis=1) + c.odd_cost * counts[:, -1] + c.unfinished_cost * unfinished
+        worth: Floats = self.values(prompts) @ (counts[:, :-1] > 0).T
+        return worth - costs
 
     def proxy_table(self, prompts: Sequence[Prompt]) -> Floats:
         """[P, R] The proxy of every reply of `space`: gold, the bonuses, and the frozen noise."""
-        counts = np.array([[len(words), words.count(ODD)] for words in (r.text.split() for r in self.space.replies)])
-        bonus = self.config.length_bonus * counts[:, 0] + self.config.odd_bonus * counts[:, 1]
-        noise = np.array([(self.key / "noise" / str(p.text)).generator().normal(size=len(counts)) for p in prompts])
-        return self.gold_table(prompts) + bonus + self.config.noise * noise.reshape(len(prompts), len(counts))
+        bonus = self.config.length_bonus * self._counts.sum(axis=1) + self.config.odd_bonus * self._counts[:, -1]
+        noise = [(self.key / "noise" / str(p.text)).generator().normal(size=len(bonus)) for p in prompts]
+        return self.gold_table(prompts) + bonus + self.config.noise * np.array(noise).reshape(len(prompts), len(bonus))
 
     def _gold(self, values: Floats, reply: Reply) -> Gold:
         words, c = reply.text.split(), self.config

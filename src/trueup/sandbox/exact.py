@@ -101,7 +101,7 @@ def optimum(logp_ref: Floats, reward: Floats, beta: float) -> Floats:
 
 
 @dataclass(frozen=True)
-class Path:
+class Curve:
     """What optimising a proxy does, from weak to strong: one entry for each beta, each a mean over prompts."""
 
     beta: Floats
@@ -110,13 +110,13 @@ class Path:
     gold: Floats
 
     def drop(self) -> float:
-        """How far gold falls below its own peak by the end of the path, as a share of the gain from the reference to the peak; 0 without a gain."""
+        """How far gold ends below its own peak, as a share of its gain from the reference to the peak; 0 without a gain."""
         peak = float(self.gold.max())
         gain = peak - float(self.gold[0])
         return (peak - float(self.gold[-1])) / gain if gain > 0 else 0.0
 
 
-def tilted_path(logp_ref: Floats, proxy: Floats, gold: Floats, betas: Sequence[float]) -> Path:
+def tilted_path(logp_ref: Floats, proxy: Floats, gold: Floats, betas: Sequence[float]) -> Curve:
     """The exact over-optimisation curve: the optimum for the proxy at each beta, judged by gold.
 
     It starts at the reference (beta infinite). Along it the proxy never falls, and gold moves by the covariance of the two:
@@ -129,7 +129,7 @@ def tilted_path(logp_ref: Floats, proxy: Floats, gold: Floats, betas: Sequence[f
         betas: coefficients of the KL term, from large to small.
     """
     policies = [logp_ref, *(tilted(logp_ref, proxy, beta) for beta in betas)]
-    return Path(
+    return Curve(
         beta=np.array([np.inf, *betas]),
         kl_nats=np.array([kl(p, logp_ref).mean() for p in policies]),
         proxy=np.array([expectation(p, proxy).mean() for p in policies]),
