@@ -76,6 +76,13 @@ def test_the_gradient_is_cut_and_its_length_told_before_that() -> None:
     assert found["learning_rate"] == 0.25
 
 
+def test_every_step_has_its_own_learning_rate() -> None:
+    learner = Weighing()
+    found = [s.metrics["learning_rate"] for s in steps(learner, count=4, learning_rate=0.4, lr_scheduler_type="linear")]
+    assert found == pytest.approx([0.4, 0.3, 0.2, 0.1])
+    assert learner.module.weight.item() == pytest.approx(-1.0, abs=1e-5)  # equal gradients: each Adam step moves by its rate
+
+
 def test_minibatches_hold_every_row_once_an_iteration_in_a_new_order() -> None:
     learner = Weighing()
     found = steps(learner, rows=6, num_iterations=3, minibatch_rows=4)[0].metrics

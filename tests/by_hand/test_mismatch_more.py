@@ -14,6 +14,7 @@ from trueup.mismatch.policy_evaluation import tracking
 from trueup.mismatch.policy_evaluation.tracking import Tracking
 from trueup.mismatch.reward_policy import over_optimisation
 from trueup.mismatch.reward_policy.over_optimisation import OverOptimisation
+from trueup.mismatch.verdict import MismatchSettings, decide
 
 PROMPTS = [f"p{i:02d}" for i in range(12)]
 
@@ -75,6 +76,21 @@ def test_a_certain_fall_alarms_and_a_small_one_does_not() -> None:
     assert small.verdict == "quiet"  # 4 % of the gain, below the 5 % that the settings ask for
     both = over_optimisation.diagnose(records({p: [0, 2, 1] for p in PROMPTS}, [0, 2, 1]), "a", OverOptimisation(), Key(0))
     assert both.verdict == "quiet"  # the proxy fell likewise
+
+
+def test_the_kept_checkpoint_is_worth_what_the_other_half_says() -> None:
+    key = Key(4)
+    panel = panel_of(records({p: [0, 0, 0] for p in PROMPTS}, [0, 1, 2]), "a")
+    assert panel is not None
+    choosing, _ = panel.halves(key / "halves")
+    # the choosing half peaks at step 10 (gold 2); there the other half gained 1, and lost 1/4 of it after
+    gold = {p: [0, 2, 0] if choosing[i] else [0, 1, 0.75] for i, p in enumerate(panel.prompts)}
+    found = decide(records(gold, [0, 1, 2]), "a", [], MismatchSettings(), key)
+    assert (found.keep_step, found.basis, found.stop) == (10, "gold", True)
+    assert [(e.name, e.value) for e in found.evidence] == [("gain_of_kept", 1.0), ("loss_after_kept", 0.25)]
+    # where no later checkpoint gained, the first one is kept
+    worse = decide(records({p: [0, -1, -0.5] for p in PROMPTS}, [0, 1, 2]), "a", [], MismatchSettings(), key)
+    assert (worse.keep_step, worse.stop) == (0, True)
 
 
 def test_only_test_rows_of_the_arm_count() -> None:

@@ -29,6 +29,7 @@ LOOP_AND_LEARN = "tests/by_hand/test_loop_and_learn.py"
 CONTRACT = "tests/contract/test_learners.py"
 SAMPLER = "tests/oracle/test_sampler.py"
 PIPELINE = "tests/unit/test_pipeline_more.py"
+STAGES = "tests/unit/test_pipeline_stages_more.py"
 PLANTED = "tests/planted/test_diagnoses.py::test_over_optimisation"
 READING = "tests/unit/test_mismatch_reading.py"
 VERDICT = "tests/unit/test_mismatch_verdict.py"
@@ -175,6 +176,18 @@ _REALIGNMENT = (
     ("gold-arm-trains-on-the-proxy", "pipeline/arm.py", '_gold(context) if config.reward == "gold" else first', "first", (PIPELINE,)),
 )  # fmt: skip
 
+_STAGES = (
+    ("sampled-preferences-reversed", "pipeline/preferences.py", "(first, second) if preference > 0.5", "(first, second) if preference < 0.5", (STAGES,)),
+    ("fresh-labels-agree-on-both-sides", "pipeline/probe.py", "preference=1 - preference)", "preference=preference)", (STAGES,)),
+    ("judged-on-what-it-was-fitted-to", "pipeline/cross_validate.py", "in rest_of(rows, len(pairs))]", "in range(len(pairs))]", (STAGES,)),
+    ("every-refit-from-the-first-model", "pipeline/arm.py", 'start = FIRST if config.start_from == "first" else arm.current', "start = FIRST", (STAGES,)),
+    ("margins-reversed", "pipeline/refit.py", "return (reward.raw(prompts, [p.chosen for p in pairs]) - reward.raw(prompts, [p.rejected for p in pairs]))", "return (reward.raw(prompts, [p.rejected for p in pairs]) - reward.raw(prompts, [p.chosen for p in pairs]))", (STAGES,)),
+    ("trigger-forgets-the-last-refit", "realign/trigger.py", "kl_nats - kl_at_last_refit_nats >=", "kl_nats >=", (REALIGN,)),
+    ("learning-rate-never-changes", "loop/train.py", 'group["lr"] = learning_rate_at(config, index, steps)', 'group["lr"] = config.learning_rate', (LOOP,)),
+    ("annotators-prefer-the-worse", "sandbox/desk/annotators.py", "math.tanh(felt", "math.tanh(-felt", ("tests/unit/test_sandbox_helpdesk.py",)),
+    ("choice-judged-on-the-choosing-half", "mismatch/verdict.py", "_worth(parts, report,", "_worth(parts, choose,", (TRACKING,)),
+)  # fmt: skip
+
 _RESUME = (
     ("resume-forgets-the-optimizer", "loop/state.py", "        if slots:\n", "        if False:\n", (CONTRACT,)),
     ("resume-forgets-the-learner", "loop/train.py", "        learner.load_state_dict(start.learner)\n", "", (CONTRACT, LOOP)),
@@ -223,5 +236,5 @@ _EDGES = (
     ("groups-cross-folds", "data/splits.py", "    for rows in members:\n        min(found, key=len).extend(rows)\n", "    for row in (r for rows in members for r in rows):\n        min(found, key=len).append(row)\n", ("tests/unit/test_data_splits.py",)),
 )  # fmt: skip
 
-_ALL = (*_OBJECTIVES, *_LEAN, *_MASKS, *_REDUCTIONS, *_SAMPLING, *_REALIGNMENT, *_RESUME, *_NUMBERS, *_DIAGNOSES, *_EDGES)
+_ALL = (*_OBJECTIVES, *_LEAN, *_MASKS, *_REDUCTIONS, *_SAMPLING, *_REALIGNMENT, *_STAGES, *_RESUME, *_NUMBERS, *_DIAGNOSES, *_EDGES)
 BREAKAGES: tuple[Breakage, ...] = tuple(Breakage(name, _SRC + file, old, new, tests) for name, file, old, new, tests in _ALL)

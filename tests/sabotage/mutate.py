@@ -41,9 +41,7 @@ FIRST = "trueup.ops.kl.x_kl_k2__mutmut_1"
 """Any mutant: asking for one makes mutmut write all and find out which tests reach what."""
 DIFFS = """
 import json, sys
-from mutmut.configuration import Config
 from mutmut.mutation.diff_apply import get_diff_for_mutant
-Config.ensure_loaded()
 print(json.dumps({name: get_diff_for_mutant(name) for name in sys.argv[1:]}))
 """
 
