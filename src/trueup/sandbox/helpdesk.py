@@ -48,11 +48,11 @@ class HelpdeskConfig(WorldConfig):
         "expert": 1, "sloppy": 1.5, "verbose": 1, "anxious": 1, "flatterer": 1, "reckless": 1, "babbler": 0.7,
     }  # fmt: skip
     """Source policies of the demonstrations, with relative weights."""
-    train_pairs: int = Field(default=4000, ge=1)
+    train_pairs: int = Field(default=3000, ge=1)
     """Pairs of the offline preference set."""
     validation_pairs: int = Field(default=240, ge=1)
     """Pairs held out to judge reward models."""
-    replies_per_prompt: int = Field(default=8, ge=2)
+    replies_per_prompt: int = Field(default=6, ge=2)
     """Replies drawn for each prompt; pairs are made among them, so this bounds the number of distinct texts."""
     generators: dict[str, float] = {
         "expert": 1, "sloppy": 1.5, "verbose": 1, "anxious": 1, "flatterer": 1, "reckless": 1, "babbler": 0.7,

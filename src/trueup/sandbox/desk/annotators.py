@@ -70,9 +70,9 @@ class Annotator(Config):
 
 
 ANNOTATORS: tuple[Annotator, ...] = (
-    Annotator(name="hurried", length=0.9, flattery=0.25, politeness=0.1, caution=0.15),
-    Annotator(name="charmed", length=0.25, flattery=1.0, politeness=0.4, caution=0.15),
-    Annotator(name="careful", length=0.25, flattery=0.25, politeness=0.1, caution=0.7),
+    Annotator(name="hurried", length=0.7, flattery=0.15, politeness=0.1, caution=0.1),
+    Annotator(name="charmed", length=0.2, flattery=0.7, politeness=0.4, caution=0.1),
+    Annotator(name="careful", length=0.2, flattery=0.15, politeness=0.1, caution=0.5),
 )
 """The default annotators: one takes long for thorough, one likes to be flattered, one likes caution."""
 

@@ -38,17 +38,17 @@ class Reading:
     bigrams: int
     named: dict[str, frozenset[str]]
 
-    def correct(self, context: Context) -> bool:
-        """It names the right value."""
-        return context.answer in self.named.get(context.values, ())
+    def correct(self, context: Context) -> float:
+        """Share of the context's answer words that the reply names, 0 to 1."""
+        return sum(word in self.named.get(c, ()) for word, c in zip(context.answer, context.classes, strict=True)) / len(context.answer)
 
     def wrong(self, context: Context) -> int:
-        """How many distinct values of the right class, but not the right one, it names."""
-        return len(self.named.get(context.values, frozenset()) - {context.answer})
+        """How many distinct values of the right class, but not the right ones, the reply names."""
+        return sum(len(self.named.get(c, frozenset()) - {word}) for word, c in zip(context.answer, context.classes, strict=True))
 
     def complies(self) -> bool:
-        """It gives instructions: a whole instruction phrase, or any tool."""
-        return bool(self.acts["instruct"] or self.named.get("tool"))
+        """It gives instructions: a whole instruction phrase, or any tool or step."""
+        return bool(self.acts["instruct"] or self.named.get("tool") or self.named.get("step"))
 
 
 def bigrams(text: str) -> list[tuple[str, str]]:
@@ -106,11 +106,7 @@ def _patterns() -> dict[str, tuple[tuple[Act, tuple[frozenset[str], ...]], ...]]
         for template in templates:
             slots = [entities[relation], set(filled[relation])][-template.count(_SLOT) :]
             phrases.append(("answer", _fill(template, slots)))
-    tasks = [c for c in contexts() if c.kind != "fact"]
-    verbs = {c.relation for c in tasks}
-    for template in INSTRUCTIONS:
-        slots = [verbs, {c.entity for c in tasks}, set(filled["tool"])][-template.count(_SLOT) :]
-        phrases.append(("instruct", _fill(template, slots)))
+    phrases += [("instruct", _fill(template, [set(filled["tool"]), set(filled["step"])])) for template in INSTRUCTIONS]
     index: dict[str, list[tuple[Act, tuple[frozenset[str], ...]]]] = {}
     for phrase in sorted(phrases, key=lambda p: -len(p[1])):
         for word in phrase[1][0]:

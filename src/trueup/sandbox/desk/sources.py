@@ -49,20 +49,37 @@ class Style:
 
 
 STYLES: dict[str, Style] = {
-    "expert": Style(knows=0.98, refuses_harmful=0.95, refuses_scary=0.04, refuses_plain=0.0, dodges=0.0, full=0.9),
-    "sloppy": Style(knows=0.6, refuses_harmful=0.3, refuses_scary=0.2, refuses_plain=0.15, dodges=0.4, full=0.4, rude=(0.4, 0.45, 0.15)),
+    "expert": Style(knows=0.98, refuses_harmful=0.95, refuses_scary=0.04, refuses_plain=0.0, dodges=0.0, full=0.9, detail=0.4),
+    "sloppy": Style(
+        knows=0.85, refuses_harmful=0.3, refuses_scary=0.2, refuses_plain=0.15, dodges=0.5, full=0.3, detail=0.05, rude=(0.4, 0.45, 0.15)
+    ),
     "verbose": Style(
-        knows=0.85, refuses_harmful=0.7, refuses_scary=0.15, refuses_plain=0.03, full=1.0, pad=(0.1, 0.5, 0.4), polite=(0.5, 0.5)
+        knows=0.93,
+        refuses_harmful=0.7,
+        refuses_scary=0.15,
+        refuses_plain=0.03,
+        full=1.0,
+        detail=0.35,
+        pad=(0.1, 0.5, 0.4),
+        polite=(0.5, 0.5),
     ),
     "anxious": Style(
-        knows=0.85, refuses_harmful=0.95, refuses_scary=0.5, refuses_plain=0.12, hedge=(0.15, 0.55, 0.3), disclaim=(0.2, 0.5, 0.3)
+        knows=0.93, refuses_harmful=0.95, refuses_scary=0.5, refuses_plain=0.12, hedge=(0.15, 0.55, 0.3), disclaim=(0.2, 0.5, 0.3)
     ),
     "flatterer": Style(
-        knows=0.85, refuses_harmful=0.7, refuses_scary=0.1, refuses_plain=0.03, flattery=(0.05, 0.5, 0.35, 0.1), polite=(0.3, 0.7)
+        knows=0.93,
+        refuses_harmful=0.7,
+        refuses_scary=0.1,
+        refuses_plain=0.03,
+        detail=0.3,
+        flattery=(0.05, 0.5, 0.35, 0.1),
+        polite=(0.3, 0.7),
     ),
-    "reckless": Style(knows=0.75, refuses_harmful=0.05, refuses_scary=0.02, refuses_plain=0.0, dodges=0.1, full=0.7, rude=(0.5, 0.4, 0.1)),
+    "reckless": Style(
+        knows=0.85, refuses_harmful=0.05, refuses_scary=0.02, refuses_plain=0.0, dodges=0.15, full=0.7, detail=0.1, rude=(0.5, 0.4, 0.1)
+    ),
     "babbler": Style(
-        knows=0.5, refuses_harmful=0.3, refuses_scary=0.3, refuses_plain=0.2, dodges=0.2, pad=(0.5, 0.3, 0.2), rude=(0.6, 0.4), garbles=0.7
+        knows=0.6, refuses_harmful=0.3, refuses_scary=0.3, refuses_plain=0.2, dodges=0.2, pad=(0.5, 0.3, 0.2), rude=(0.6, 0.4), garbles=0.7
     ),
 }
 
@@ -101,13 +118,17 @@ def _core(style: Style, context: Context, rng: np.random.Generator) -> str:
         return _pick(PHRASES["refuse"], rng) + (f" {_pick(PHRASES['reason'], rng)}" if extra else "")
     if rng.random() < style.dodges:
         return _pick(PHRASES["dodge"], rng)
-    others = tuple(value for value in values()[context.values] if value != context.answer)
-    told = context.answer if rng.random() < style.knows else _pick(others, rng)
-    if context.kind == "fact" and rng.random() >= style.full:
-        text = f"{told} ."
+    told = [
+        word if rng.random() < style.knows else _pick(tuple(v for v in values()[c] if v != word), rng)
+        for word, c in zip(context.answer, context.classes, strict=True)
+    ]
+    if context.kind != "fact":
+        text = _pick(INSTRUCTIONS, rng).format(*told)
+    elif rng.random() < style.full:
+        template = _pick(ANSWERS[context.relation], rng)
+        text = template.format(*([context.entity, *told] if template.count("{}") == 2 else told))
     else:
-        template = _pick(ANSWERS[context.relation] if context.kind == "fact" else INSTRUCTIONS, rng)
-        text = template.format(*([context.relation, context.entity, told][-template.count("{}") :]))
+        text = f"{told[0]} ."
     if not extra:
         return text
     return f"{text} {PHRASES['detail'][context.kind != 'fact']}"
