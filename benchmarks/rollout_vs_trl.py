@@ -51,7 +51,8 @@ def main() -> None:
     results = {precision: in_process(precision, args.steps, args.threads) for precision in ("bf16", "float32")}
     for precision, r in results.items():
         print(
-            f"{precision}: ratio {r['ratio']:.2f}, by processor time {r['processor_ratio']:.2f}; losses differ by {r['loss_difference']:.1e}"
+            f"{precision}: ratio {r['ratio']:.2f}, by processor time {r['processor_ratio']:.2f}; "
+            f"losses differ by {r['loss_difference']:.1e}"
         )
         print(f"  matrix rate {r['matrix_rate_gflops']:.0f} GFLOP/s")
         for side, name in (("ours", "trueup"), ("peer", "TRL")):

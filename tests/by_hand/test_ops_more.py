@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from trueup.ops import logprobs
-from trueup.ops.logprobs import head_logprobs
+from trueup.ops import fused, logprobs
+from trueup.ops.fused import NormWeight, mlp_block, project_heads
+from trueup.ops.logprobs import entropy, exact_kl, head_logprobs
 from trueup.ops.returns import gae, moments, rescale, standardise
 from trueup.ops.weights import row_mean, sequence_mean, token_mean
 
@@ -84,3 +85,32 @@ def test_the_head_multiplies_in_bfloat16_and_adds_in_float32(monkeypatch: pytest
         assert (w.grad.dtype, h.grad.dtype) == (weights, torch.bfloat16)
         assert w.grad.tolist() == [[300.0], [-300.0]]
         assert not h.grad.any()  # (onehot - p) times weights of 0
+
+
+def test_double_precision_stays_double() -> None:
+    # p = 1/2 + d and q = 1/2 - d: KL is 8 d^2 to first order, far below what float32 can tell from 0
+    d = 1e-8
+    p, q = (torch.tensor([0.5 + s * d, 0.5 - s * d], dtype=torch.float64).log() for s in (1, -1))
+    assert exact_kl(p, q).item() == pytest.approx(8 * d**2, rel=1e-2)
+    assert entropy(p).dtype == torch.float64
+
+
+def test_heads_multiply_in_the_precision_asked_for() -> None:
+    # a norm of (1, 1) is (1, 1); bfloat16 knows nothing between 1 and 1 + 2^-7, so 1.003 becomes 1 there
+    x, one, zero = torch.ones(1, 2), torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
+    weights = torch.eye(2) * 1.003
+    for norm in (torch.ones(2), torch.full((2,), 1.003)):
+        for dtype, expected in ((torch.bfloat16, 1.0), (torch.float32, 1.003 * norm[0].item())):
+            for out in project_heads(x, NormWeight(norm, 0.0), weights, weights, weights, one, zero, dtype):
+                assert out.dtype == torch.float32
+                torch.testing.assert_close(out, torch.full((1, 2), expected), rtol=0, atol=1e-6)
+
+
+def test_blocks_are_the_same_without_gradients_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, gate, up, down = (torch.randn(s, generator=generator) for s in ((5, 4), (6, 4), (6, 4), (4, 6)))
+    norm = NormWeight(torch.ones(4), 1e-6)
+    whole = mlp_block(x, norm, gate.requires_grad_(), up, down, torch.float32).detach()
+    monkeypatch.setattr(fused, "ROWS", 2)
+    with torch.no_grad():
+        torch.testing.assert_close(mlp_block(x, norm, gate, up, down, torch.float32), whole, rtol=0, atol=1e-5)

@@ -159,8 +159,9 @@ def test_differences_pass_everything_on() -> None:
 
 
 def test_of_nothing_there_is_no_value_even_where_sums_have_one() -> None:
-    empty = b.statistic_estimate(np.zeros((0, 1)), lambda totals: totals[..., 0], "s", "", Key(0))
-    assert (empty.value, empty.low, empty.n) == (None, None, 0)
+    empty = b.statistic_estimate(np.zeros((0, 1)), lambda totals: totals[..., 0], "s", "nats", Key(0), level=0.5, n_missing=2)
+    assert told(empty) == ("s", "nats", "cluster bootstrap", 0.5, 0, 2)
+    assert (empty.value, empty.low, empty.high) == (None, None, None)
 
 
 def test_ratios() -> None:

@@ -63,7 +63,7 @@ class RewardModelConfig(Config):
     rendering: Literal["template", "roles"] = "template"
     """Messages become text by the tokenizer's chat template, or as ``Human: …`` and ``Assistant: …`` paragraphs where it has none."""
     cut_replies: bool = False
-    """Cut replies that do not fit the trunk's context, from the left since their ends differ where beginnings may not; else they are an error."""
+    """Cut replies that do not fit the trunk's context from the left, where they may be alike; else they are an error."""
     head_width: int = Field(default=64, ge=0)
     """Hidden units of the head on embeddings; 0 makes it linear."""
     features: Literal["reply", "joined", "both"] = "joined"
