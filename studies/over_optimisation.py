@@ -1,7 +1,8 @@
 """Over-optimisation in the default sandbox, its controls, and what inverse alignment changes, over seeds.
 
-For every seed one run with six arms from one SFT policy: a static reward model, a same-size random refit, FRFT (one refit), FRFT-alpha
-(repeated), and two controls: the reward model of clean labels, and gold itself as the reward.
+For every seed one run with five arms from one SFT policy: a static reward model, a same-size random refit, FRFT-alpha, and two controls:
+the reward model of clean labels, and gold itself as the reward. Every checkpoint of the arms in `FRESH` is sampled again for gold alone,
+until the standard error of its gold is small beside the gain.
 
     python studies/over_optimisation.py --seeds 100:120 --jobs 2 --out runs/over_optimisation
 
@@ -24,22 +25,26 @@ import numpy as np
 import pandas as pd
 
 import trueup
+from trueup.core.config import load_config
+from trueup.core.record import Decoding
 from trueup.core.rng import Key
+from trueup.models.policy import load_policy
+from trueup.optimizers.protocol import OnlineConfig
+from trueup.pipeline.config import RunConfig
+from trueup.pipeline.sampling import write
 from trueup.stats.bootstrap import mean_estimate
 from trueup.store.atomic import write_text
 from trueup.store.records import frame
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "src" / "trueup" / "configs" / "quickstart.yaml"
-SETTINGS = ["probe.samples_per_prompt=24", "probe.keep_policies=last"]
+SETTINGS = ["probe.samples_per_prompt=12", "probe.keep_policies=all"]
+FRESH = {"static": 84, "clean": 60}
+"""Further replies a prompt and checkpoint, by arm."""
 REFIT = "every: 40, select: {kind: %s, size: 400}"
 ARMS = (
-    "[{name: static}, {name: random, realign: {"
-    + REFIT % "random"
-    + "}}, {name: frft, realign: {max_refits: 1, "
-    + REFIT % "similar"
-    + "}}, "
-    "{name: frft_alpha, realign: {" + REFIT % "similar" + "}}, {name: clean, reward: clean}, {name: gold, reward: gold}]"
+    f"[{{name: static}}, {{name: random, realign: {{{REFIT % 'random'}}}}}, {{name: frft_alpha, realign: {{{REFIT % 'similar'}}}}}, "
+    "{name: clean, reward: clean}, {name: gold, reward: gold}]"
 )
 
 
@@ -57,21 +62,44 @@ def one(seed: int, out: Path, extra: list[str]) -> None:
     """The run of a seed, in this process."""
     folder = out / f"seed-{seed:04d}"
     trueup.train(CONFIG, folder, overrides=[f"seed={seed}", f"arms={ARMS}", *SETTINGS, *extra], resume=True, report=False)
-    write_text(folder / "summary.json", json.dumps(summary(frame(folder / "records"), seed), indent=1))
-
-
-def summary(records: pd.DataFrame, seed: int) -> dict[str, Any]:
-    """Every arm's curves and over-optimisation, from records."""
+    records = frame(folder / "records")
+    records = records[records["arm"] != "offline"]
     arms = {}
-    for name, rows in records[records["arm"] != "offline"].groupby("arm", sort=False):
-        arms[str(name)] = arm_summary(rows)
-    return {"seed": seed, "arms": arms}
+    for name, rows in records.groupby("arm", sort=False):
+        fresh = fresh_gold(folder, str(name), rows, FRESH.get(str(name), 0))
+        arms[str(name)] = arm_summary(rows, pd.concat([rows[["prompt_id", "step", "gold"]], fresh]))
+    write_text(folder / "summary.json", json.dumps({"seed": seed, "arms": arms}, indent=1))
 
 
-def arm_summary(rows: pd.DataFrame) -> dict[str, Any]:
-    """Peak, final and drop of gold; each half of the prompts chooses for the other."""
+def fresh_gold(folder: Path, arm: str, rows: pd.DataFrame, samples: int) -> pd.DataFrame:
+    """Gold of further replies of every checkpoint of an arm to the prompts of its records; kept in the run's folder."""
+    path = folder / "fresh" / f"{arm}-{samples}.parquet"
+    if path.exists() or not samples:
+        return pd.read_parquet(path) if samples else pd.DataFrame()
+    config = load_config(folder / "config.yaml", RunConfig)
+    assert config.world is not None
+    assert config.policy is not None
+    assert isinstance(config.policy.optimizer, OnlineConfig)
+    world, optimizer = config.world.build(config.seed, folder), config.policy.optimizer
+    decoding = Decoding(temperature=optimizer.temperature, top_p=optimizer.top_p, max_tokens=optimizer.max_completion_length)
+    known = set(rows["prompt_id"])
+    prompts = [p for p in world.prompts("test") if p.id in known]
+    parts = []
+    for step in sorted(int(s) for s in rows["step"].unique()):
+        policy = load_policy(folder / "checkpoints" / arm / f"policy-{step:06d}")
+        written = write(policy, prompts, decoding, Key(config.seed) / "fresh" / step, samples=samples)
+        told = [(p.id, g.score) for w in written for p, g in zip(w.prompts, world.gold(w.prompts, w.replies) or (), strict=True)]
+        parts.append(pd.DataFrame(told, columns=["prompt_id", "gold"]).assign(step=step))
+    fresh = pd.concat(parts)
+    path.parent.mkdir(exist_ok=True)
+    fresh.to_parquet(path)
+    return fresh
+
+
+def arm_summary(rows: pd.DataFrame, golds: pd.DataFrame) -> dict[str, Any]:
+    """Peak, final and drop of gold, from the records' replies and the fresh ones; each half of the prompts chooses for the other."""
     by = rows.groupby(["prompt_id", "step"])[["gold", "proxy_fixed", "proxy_current", "kl_policy_ref_exact_nats"]].mean()
-    gold = by["gold"].unstack()
+    gold = golds.groupby(["prompt_id", "step"])["gold"].mean().unstack()
     steps = [int(s) for s in gold.columns]
     halves = [gold.iloc[0::2], gold.iloc[1::2]]
     measured = []
@@ -82,9 +110,9 @@ def arm_summary(rows: pd.DataFrame) -> dict[str, Any]:
     start, peak_gold, final, peak_step = np.mean(measured, axis=0)
     proxy = by["proxy_fixed"].unstack()
     # sampling error of a checkpoint's gold over its fixed set of prompts: spread of replies within prompts
-    within = rows.groupby(["prompt_id", "step"])["gold"].agg(["var", "count"])
+    within = golds.groupby(["prompt_id", "step"])["gold"].agg(["var", "count"])
     error = np.sqrt((within["var"] / within["count"]).groupby("step").sum()) / within.groupby("step").size()
-    curves = {c: [float(x) for x in by[c].unstack().mean()] for c in by.columns}
+    curves = {c: [float(x) for x in by[c].unstack().mean()] for c in by.columns} | {"gold": [float(x) for x in gold.mean()]}
     gap = proxy.iloc[:, -1].to_numpy()[:, None] - proxy.to_numpy()
     behind = gap.mean(0) + 1.96 * gap.std(0, ddof=1) / np.sqrt(len(gap)) < 0
     return {
@@ -95,8 +123,9 @@ def arm_summary(rows: pd.DataFrame) -> dict[str, Any]:
         "gold_final": float(final),
         "peak_step": float(peak_step),
         "gain": float(peak_gold - start),
-        "drop_share": float((peak_gold - final) / (peak_gold - start)),
+        "drop_share": float((peak_gold - final) / (peak_gold - start)) if peak_gold > start else 0.0,
         "gold_standard_error": float(error.max()),
+        "rises": bool(peak_gold - start > 5 * float(error.max())),
         "proxy_ends_highest": bool(not behind.any()),
         "proxy_final_is_maximum": bool(np.argmax(curves["proxy_fixed"]) == len(steps) - 1),
     }
@@ -109,13 +138,14 @@ def conclude(found: list[dict[str, Any]]) -> dict[str, Any]:
     table: dict[str, Any] = {"seeds": seeds, "arms": {}, "differences": {}}
     for name in names:
         arms = [f["arms"][name] for f in found]
-        row = {
+        row: dict[str, Any] = {
             k: mean_estimate([a[k] for a in arms], seeds, k, "gold", key / name / k).to_dict()
             for k in ("gold_start", "gold_peak", "gold_final", "gain")
         }
         row["median_drop_share"] = float(np.median([a["drop_share"] for a in arms]))
-        row["seeds_with_drop_of_20_percent"] = int(sum(a["drop_share"] >= 0.2 for a in arms))
-        row["seeds_with_final_95_percent_of_peak_gain"] = int(sum(a["drop_share"] <= 0.05 for a in arms))
+        row["seeds_that_rise"] = int(sum(a["rises"] for a in arms))
+        row["seeds_with_drop_of_20_percent"] = int(sum(a["rises"] and a["drop_share"] >= 0.2 for a in arms))
+        row["seeds_with_final_95_percent_of_peak_gain"] = int(sum(a["rises"] and a["drop_share"] <= 0.05 for a in arms))
         row["seeds_where_proxy_fixed_ends_highest"] = int(sum(a["proxy_ends_highest"] for a in arms))
         row["largest_standard_error_over_gain"] = float(
             max(a["gold_standard_error"] / a["gain"] if a["gain"] > 0 else np.inf for a in arms)
@@ -128,8 +158,6 @@ def conclude(found: list[dict[str, Any]]) -> dict[str, Any]:
     for a, b in (
         ("frft_alpha", "random"),
         ("frft_alpha", "static"),
-        ("frft", "random"),
-        ("frft", "static"),
         ("random", "static"),
         ("clean", "static"),
     ):
@@ -179,11 +207,12 @@ def main() -> None:
         print(
             f"{name:11s} start {row['gold_start']['value']:.3f} peak {row['gold_peak']['value']:.3f} "
             f"final {row['gold_final']['value']:.3f} "
+            f"rises: {row['seeds_that_rise']} "
             f"drop>=20%: {row['seeds_with_drop_of_20_percent']}/{len(table['seeds'])} median drop {row['median_drop_share']:.2f} "
             f"proxy highest: {row['seeds_where_proxy_fixed_ends_highest']} se/gain {row['largest_standard_error_over_gain']:.3f}"
         )
     for name, rows in table["differences"].items():
-        print(name, {k: [round(v[x], 3) for x in ("value", "low", "high")] for k, v in rows.items()})
+        print(name, {k: [None if v[x] is None else round(v[x], 3) for x in ("value", "low", "high")] for k, v in rows.items()})
 
 
 if __name__ == "__main__":

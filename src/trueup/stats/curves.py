@@ -69,7 +69,7 @@ def fit(law: Law, d: ArrayLike, gain: ArrayLike, standard_error: ArrayLike | Non
     Returns:
         None with fewer than three usable points (two coefficients need a third to be checked).
     """
-    x, y, precision = _usable(law, d, gain, standard_error, law.min_d if min_d is None else min_d)
+    x, y, precision = _usable(d, gain, standard_error, law.min_d if min_d is None else min_d)
     if len(x) < 3:
         return None
     alpha, beta = coefficients(law, x, y, precision)
@@ -133,7 +133,7 @@ def zero(law: Law, alpha: float, beta: float) -> float | None:
     return {"bon": ratio, "rl": float(np.exp(ratio)), "log1p": float(np.expm1(ratio))}[law.name]
 
 
-def _usable(law: Law, d: ArrayLike, gain: ArrayLike, standard_error: ArrayLike | None, min_d: float) -> tuple[Array, Array, Array]:
+def _usable(d: ArrayLike, gain: ArrayLike, standard_error: ArrayLike | None, min_d: float) -> tuple[Array, Array, Array]:
     x, y = np.asarray(d, dtype=float), np.asarray(gain, dtype=float)
     kept = np.isfinite(x) & np.isfinite(y) & (x >= min_d) & (x > 0)
     return x[kept], y[kept], precision_of(standard_error, x.shape)[kept]
