@@ -6,8 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
 
 sys.path.insert(0, str(Path(__file__).parent))
+# Shapes in the signatures of `ops` hold in every test; outside tests they cost nothing. Before the first import of the package.
+install_import_hook("trueup.ops", "checked.typed")
+
+
+@pytest.fixture(autouse=True)
+def _no_shared_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a developer's own cache holds is nothing to a test."""
+    monkeypatch.delenv("TRUEUP_CACHE", raising=False)
 
 
 @pytest.fixture(autouse=True, scope="session")

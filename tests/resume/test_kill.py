@@ -31,7 +31,7 @@ KILLS: list[Kill] = [
     ("policy", "random", 6),
     ("refit-000004", "frft", 1),
 ]
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+ENV = {**{k: v for k, v in os.environ.items() if k != "TRUEUP_CACHE"}, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def start(out: Path, *more: str) -> subprocess.Popen[bytes]:

@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from trueup.ops.masking import sequence_sum
 
 ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src" / "trueup"
@@ -205,3 +209,9 @@ def test_constraints_pin_what_is_declared() -> None:
     ]
     names = {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~ ]", r)[0]).lower() for r in wanted} - {"trueup"}
     assert names <= set(pinned), sorted(names - set(pinned))
+
+
+def test_shapes_in_signatures_are_checked_under_pytest() -> None:
+    # by torch's rules this would broadcast, and the sum would be wrong without a word
+    with pytest.raises(TypeCheckError):
+        sequence_sum(torch.zeros(2, 3), torch.ones(2, 1, dtype=torch.bool))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -26,7 +27,14 @@ class NormWeight(NamedTuple):
     epsilon: float
 
 
-def mlp_block(x: Tensor, norm: NormWeight, gate: Tensor, up: Tensor, down: Tensor, dtype: torch.dtype) -> Tensor:
+def mlp_block(
+    x: Float[Tensor, "n W"],
+    norm: NormWeight,
+    gate: Float[Tensor, "I W"],
+    up: Float[Tensor, "I W"],
+    down: Float[Tensor, "W I"],
+    dtype: torch.dtype,
+) -> Float[Tensor, "n W"]:
     """x + down(silu(gate(norm(x))) * up(norm(x))) (Shazeer 2020, arXiv 2002.05202).
 
     Args:
@@ -45,8 +53,15 @@ def mlp_block(x: Tensor, norm: NormWeight, gate: Tensor, up: Tensor, down: Tenso
 
 
 def project_heads(
-    x: Tensor, norm: NormWeight, query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Float[Tensor, "n W"],
+    norm: NormWeight,
+    query: Float[Tensor, "HD W"],
+    key: Float[Tensor, "GD W"],
+    value: Float[Tensor, "GD W"],
+    cos: Float[Tensor, "n 1 half"],
+    sin: Float[Tensor, "n 1 half"],
+    dtype: torch.dtype,
+) -> tuple[Float[Tensor, "n HD"], Float[Tensor, "n GD"], Float[Tensor, "n GD"]]:
     """Queries and keys, turned by their positions, and values, of norm(x).
 
     Args:
@@ -66,12 +81,12 @@ def project_heads(
     return out
 
 
-def rms_norm(x: Tensor, norm: NormWeight) -> Tensor:
+def rms_norm(x: Float[Tensor, "*rows W"], norm: NormWeight) -> Float[Tensor, "*rows W"]:
     """x / sqrt(mean(x^2) + epsilon) * weight over the last dimension, float32: [n, W] -> [n, W]."""
     return F.rms_norm(x.float(), (x.shape[-1],), norm.weight, norm.epsilon)
 
 
-def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotary(x: Float[Tensor, "n heads D"], cos: Float[Tensor, "n 1 half"], sin: Float[Tensor, "n 1 half"]) -> Float[Tensor, "n heads D"]:
     """Rotate the halves of the last dimension: [n, heads, D] with [n, 1, D/2] (Su et al. 2021, arXiv 2104.09864)."""
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor
 
 
-def kl_k1(log_ratio: Tensor) -> Tensor:
+def kl_k1(log_ratio: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """log pi/pi_ref: unbiased, may be negative (Schulman 2020, "Approximating KL divergence")."""
     return log_ratio
 
 
-def kl_k2(log_ratio: Tensor) -> Tensor:
+def kl_k2(log_ratio: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Half the squared log-ratio: biased, never negative."""
     return 0.5 * log_ratio**2
 
 
-def kl_k3(log_ratio: Tensor) -> Tensor:
+def kl_k3(log_ratio: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """pi_ref/pi - 1 - log pi_ref/pi: unbiased and never negative."""
     return (-log_ratio).exp() - 1 + log_ratio
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from trueup.ops.masking import keep
@@ -16,14 +17,18 @@ KEPT = 1 << 26
 """Up to so many logits are kept from forward to backward; beyond, they are computed again."""
 
 
-def chosen_logprobs(logits: Tensor, tokens: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+def chosen_logprobs(
+    logits: Float[Tensor, "B T V"], tokens: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"], temperature: float = 1.0
+) -> Float[Tensor, "B T"]:
     """log softmax(logits / temperature)[token], 0 where masked: [B, T, V], [B, T], [B, T] -> [B, T] nats, at least float32."""
     scaled = _wide(logits) if temperature == 1 else _wide(logits) / temperature
     chosen = scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     return keep(chosen - scaled.logsumexp(-1), mask)
 
 
-def head_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
+def head_logprobs(
+    hidden: Float[Tensor, "n W"], weight: Float[Tensor, "V W"], tokens: Int[Tensor, " n"], temperature: float = 1.0
+) -> Float[Tensor, " n"]:
     """log softmax(hidden weight^T / temperature)[token] in chunks, differentiable in ``hidden`` and ``weight``.
 
     Args:
@@ -39,13 +44,13 @@ def head_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: f
     return out
 
 
-def exact_kl(logits_p: Tensor, logits_q: Tensor, temperature: float = 1.0) -> Tensor:
+def exact_kl(logits_p: Float[Tensor, "*shape V"], logits_q: Float[Tensor, "*shape V"], temperature: float = 1.0) -> Float[Tensor, "*shape"]:
     """KL(p || q) of each position over the whole vocabulary: [..., V], [..., V] -> [...] nats."""
     parts = [_kl(p, q, temperature) for p, q in zip(_rows(logits_p), _rows(logits_q), strict=True)]
     return torch.cat(parts).view(logits_p.shape[:-1])
 
 
-def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+def entropy(logits: Float[Tensor, "*shape V"], temperature: float = 1.0) -> Float[Tensor, "*shape"]:
     """Entropy of softmax(logits / temperature): [..., V] -> [...] nats."""
     return torch.cat([_entropy(x, temperature) for x in _rows(logits)]).view(logits.shape[:-1])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trueup.ops.masking import keep
@@ -21,7 +22,13 @@ class Surrogate(NamedTuple):
     """[...] True where clipping removed the gradient."""
 
 
-def clipped_surrogate(logp: Tensor, logp_old: Tensor, advantage: Tensor, mask: Tensor, clip: float) -> Surrogate:
+def clipped_surrogate(
+    logp: Float[Tensor, "*shape"],
+    logp_old: Float[Tensor, "*shape"],
+    advantage: Float[Tensor, "*shape"],
+    mask: Bool[Tensor, "*shape"],
+    clip: float,
+) -> Surrogate:
     """Pessimistic clipped objective (Schulman et al. 2017, arXiv:1707.06347, eq. 7), negated.
 
     Args:
@@ -38,12 +45,12 @@ def clipped_surrogate(logp: Tensor, logp_old: Tensor, advantage: Tensor, mask: T
     return Surrogate(torch.maximum(free, clamped), log_ratio, clamped > free)
 
 
-def reinforce(logp: Tensor, advantage: Tensor) -> Tensor:
+def reinforce(logp: Float[Tensor, " B"], advantage: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     """Minus advantage times log-probability of the whole reply (Williams 1992): [B], [B] -> [B]."""
     return -advantage * logp
 
 
-def leave_one_out(reward: Tensor, group: int) -> Tensor:
+def leave_one_out(reward: Float[Tensor, " PK"], group: int) -> Float[Tensor, " PK"]:
     """Reward minus the mean of the other replies to the same prompt (Ahmadian et al. 2024, arXiv:2402.14740, eq. 6).
 
     Args:
@@ -59,7 +66,9 @@ def leave_one_out(reward: Tensor, group: int) -> Tensor:
     return (grid - (grid.sum(1, keepdim=True) - grid) / (group - 1)).flatten()
 
 
-def value_loss(value: Tensor, value_old: Tensor, target: Tensor, mask: Tensor, clip: float) -> Tensor:
+def value_loss(
+    value: Float[Tensor, "B T"], value_old: Float[Tensor, "B T"], target: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], clip: float
+) -> Float[Tensor, "B T"]:
     """Half the larger of the plain and the clipped squared error (Ziegler et al. 2019): [B, T] each -> [B, T]."""
     value, value_old, target = keep(value, mask), keep(value_old, mask), keep(target, mask)
     clipped = value_old + (value - value_old).clamp(-clip, clip)

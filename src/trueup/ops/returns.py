@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trueup.ops.masking import keep, last_valid
 
 
-def shaped_reward(score: Tensor, log_ratio_ref: Tensor, mask: Tensor, beta: float) -> Tensor:
+def shaped_reward(
+    score: Float[Tensor, " B"], log_ratio_ref: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], beta: float
+) -> Float[Tensor, "B T"]:
     """What the optimizer sees per token: minus ``beta`` times log pi/pi_ref, plus the score on the last valid token.
 
     Args:
@@ -24,7 +27,9 @@ def shaped_reward(score: Tensor, log_ratio_ref: Tensor, mask: Tensor, beta: floa
     return reward + keep(score[:, None].expand_as(reward), place)
 
 
-def gae(reward: Tensor, value: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
+def gae(
+    reward: Float[Tensor, "B T"], value: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], gamma: float, lam: float
+) -> Float[Tensor, "B T"]:
     """Generalised advantage estimate (Schulman et al. 2016, arXiv:1506.02438, eq. 16); the value after the last valid token is 0."""
     reward, value = keep(reward, mask), keep(value, mask)
     steps = reward.shape[1]
@@ -37,19 +42,23 @@ def gae(reward: Tensor, value: Tensor, mask: Tensor, gamma: float, lam: float) -
     return advantage
 
 
-def moments(x: Tensor, mask: Tensor) -> Tensor:
+def moments(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, 3]:
     """[3] Count, sum and sum of squares of the valid elements, float64: they add over processes."""
     valid = x[mask].double()
     return torch.stack([torch.tensor(float(valid.numel()), dtype=torch.float64, device=x.device), valid.sum(), (valid**2).sum()])
 
 
-def standardise(x: Tensor, mask: Tensor, totals: Tensor, epsilon: float = 1e-8) -> Tensor:
+def standardise(
+    x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], totals: Float[Tensor, 3], epsilon: float = 1e-8
+) -> Float[Tensor, "*shape"]:
     """Zero mean and unit (population) variance over all valid elements; 0 elsewhere. ``totals`` are the summed `moments`."""
     mean, variance = _mean_and_variance(totals)
     return keep(((x.double() - mean) / (variance + epsilon).sqrt()).to(x.dtype), mask)
 
 
-def rescale(x: Tensor, mask: Tensor, totals: Tensor, epsilon: float = 1e-8) -> Tensor:
+def rescale(
+    x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], totals: Float[Tensor, 3], epsilon: float = 1e-8
+) -> Float[Tensor, "*shape"]:
     """Unit (population) variance around the same mean; 0 elsewhere (Ziegler's whitening with shift_mean=False)."""
     mean, _ = _mean_and_variance(totals)
     return keep(standardise(x, mask, totals, epsilon) + mean.to(x.dtype), mask)

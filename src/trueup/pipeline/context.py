@@ -17,6 +17,7 @@ from trueup.pipeline.config import RunConfig, resolve_path
 from trueup.pipeline.events import Event, Listener
 from trueup.sandbox.world import World
 from trueup.store.run import Run
+from trueup.store.stage_cache import StageCache
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,10 @@ class Context:
 
     @cached_property
     def embedder(self) -> CachedEmbedder:
-        """Sentence embeddings, loaded when first asked for; their cache lies in the run."""
-        name = self.config.embeddings
-        return load_embedder(None if name is None else resolve_path(name, self.base), self.run.root / "cache" / "embeddings")
+        """Sentence embeddings, loaded when first asked for; their cache lies in the run, or is shared where ``TRUEUP_CACHE`` says so."""
+        name, shared = self.config.embeddings, StageCache.from_environment()
+        folder = self.run.root / "cache" / "embeddings" if shared is None else shared.embeddings
+        return load_embedder(None if name is None else resolve_path(name, self.base), folder)
 
     def tell(self, event: Event) -> None:
         """Pass an event on, from the main process only."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,8 @@ from trueup.models.policy import Policy
 from trueup.models.reward import RewardModel, TrunkReward, load_reward, new_reward, reward_from_policy
 from trueup.pipeline.config import RewardStageConfig, resolve_path
 from trueup.pipeline.context import Context
-from trueup.pipeline.sampling import reference_samples
+from trueup.pipeline.sampling import decoding_of, reference_samples
+from trueup.pipeline.shared import folder_digest, model_digest, pairs_digest, share
 from trueup.pipeline.steps import run_steps
 from trueup.rewards.fit import PreferenceBatch, RewardLearner
 from trueup.rewards.learned import LearnedReward, measure_scale, read_scale, save_reward
@@ -108,12 +110,12 @@ def fitted(
 ) -> LearnedReward:
     """Fit a reward model to pairs, rescale it on the reference samples, and save it; read it back where that was done."""
     stage = f"{arm}/{name}" if arm else name
-    if context.run.done(stage) is None:
 
-        def batch_of(step: int) -> PreferenceBatch:
-            picked = epoch_rows(key / "data", len(pairs), min(batch_size, len(pairs)), step)
-            return PreferenceBatch(row=torch.from_numpy(picked), preference=tuple(pairs[int(i)] for i in picked))
+    def batch_of(step: int) -> PreferenceBatch:
+        picked = epoch_rows(key / "data", len(pairs), min(batch_size, len(pairs)), step)
+        return PreferenceBatch(row=torch.from_numpy(picked), preference=tuple(pairs[int(i)] for i in picked))
 
+    def make() -> None:
         run_steps(context, name, RewardLearner(objective, model), batch_of, steps=steps, loop=loop, key=key, arm=arm)
         if context.accelerator.is_main_process:
             reward = LearnedReward(model)
@@ -123,7 +125,26 @@ def fitted(
                 save_reward(new, reward)
             context.run.mark_done(stage, {"steps": steps, "pairs": len(pairs), "scale": asdict(reward.scale)})
         context.accelerator.wait_for_everyone()
+
+    if context.run.done(stage) is None:
+        share(context, stage, folder, lambda: None if arm else _depends_on(context, pairs), make)
     return LearnedReward(read_reward(context, folder), read_scale(folder), policy.tokenizer, folder)
+
+
+def _depends_on(context: Context, pairs: Sequence[Preference]) -> dict[str, Any] | None:
+    """What a first reward model depends on; heads on embeddings are fitted in seconds and not shared."""
+    config = context.config.reward
+    trunk = model_digest(config.model.path, context.base)
+    if trunk is None or config.model.trunk == "embeddings":
+        return None
+    return {
+        "policy": folder_digest(context.run.checkpoint("sft")),
+        "trunk": trunk,
+        "reward": config.model_dump(mode="json"),
+        "pairs": pairs_digest(pairs),
+        "prompts": [str(p.text) for p in context.world.prompts("train")],
+        "decoding": asdict(decoding_of(context)),
+    }
 
 
 def read_reward(context: Context, folder: Path) -> RewardModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 
@@ -13,6 +14,7 @@ from trueup.models.tiny import tiny_llama, tiny_tokenizer
 from trueup.optimizers.sft import SFT, DemonstrationBatch
 from trueup.pipeline.config import PolicyModelConfig, resolve_path
 from trueup.pipeline.context import Context
+from trueup.pipeline.shared import demonstrations_digest, model_digest, share
 from trueup.pipeline.steps import run_steps
 from trueup.store.atomic import atomic_folder
 
@@ -23,14 +25,32 @@ def sft_policy(context: Context) -> Policy:
     """The policy all arms start from; fine-tuned now, or read back where that was done."""
     folder = context.run.checkpoint(STAGE)
     if context.run.done(STAGE) is None:
-        policy = base_policy(context)
-        facts = _fine_tune(context, policy)
-        if context.accelerator.is_main_process:
-            with atomic_folder(folder) as new:
-                policy.save(new)
-            context.run.mark_done(STAGE, facts)
-        context.accelerator.wait_for_everyone()
+        share(context, STAGE, folder, lambda: _depends_on(context), lambda: _make(context, folder))
     return load_policy(folder, lora=lora_of(context.config.policy_model), precision=context.precision)
+
+
+def _make(context: Context, folder: Path) -> None:
+    policy = base_policy(context)
+    facts = _fine_tune(context, policy)
+    if context.accelerator.is_main_process:
+        with atomic_folder(folder) as new:
+            policy.save(new)
+        context.run.mark_done(STAGE, facts)
+    context.accelerator.wait_for_everyone()
+
+
+def _depends_on(context: Context) -> dict[str, object] | None:
+    config = context.config
+    model = model_digest(config.policy_model.path, context.base)
+    if model is None:
+        return None
+    return {
+        "model": model,
+        "policy_model": config.policy_model.model_dump(mode="json"),
+        "words": list(context.world.vocabulary() or ()) if config.policy_model.path is None else [],
+        "sft": None if config.sft is None else config.sft.model_dump(mode="json"),
+        "demonstrations": demonstrations_digest(context.world.demonstrations()),
+    }
 
 
 def base_policy(context: Context) -> Policy:
