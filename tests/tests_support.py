@@ -36,9 +36,9 @@ def tiny_policy(seed: int = 0, spread: float = 1.0) -> Policy:
     return Policy(model, tokenizer)
 
 
-def tiny_reward(seed: int = 1) -> TrunkReward:
+def tiny_reward(seed: int = 1, outputs: int = 1) -> TrunkReward:
     """A reward model on the same words."""
-    return reward_from_policy(tiny_policy(seed), Key(seed))
+    return reward_from_policy(tiny_policy(seed), Key(seed), outputs=outputs)
 
 
 def goodness(prompts: object, replies: object) -> list[float]:

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from trueup.data.rows import Judged, Prompt, Reply
 from trueup.learn.table import Mean
 from trueup.ops.kl import adapted_beta, kl_k1, kl_k2, kl_k3
 from trueup.ops.masking import keep, last_valid, mean_of, sequence_sum, weighted_sum
 from trueup.ops.policy_gradient import clipped_surrogate, leave_one_out, reinforce, value_loss
 from trueup.ops.returns import gae, moments, rescale, shaped_reward, standardise
 from trueup.ops.weights import counts, row_mean, sequence_mean, token_mean
+from trueup.rewards.fit import judgements
 from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig, bradley_terry_loss
 
 ALL = torch.ones(1, 4, dtype=torch.bool)
@@ -44,7 +46,8 @@ def test_bradley_terry_is_shift_invariant_and_finite() -> None:
 
 
 def test_centring_adds_the_squared_sum() -> None:
-    loss = BradleyTerryConfig(center_rewards_coefficient=0.5).loss(torch.tensor([2.0]), torch.tensor([1.0]), torch.zeros(1))
+    judged = judgements([Judged(id="0", prompt=Prompt(id="p", text="x"), replies=(Reply(text="a"), Reply(text="b")), ratings=(1, 0))])
+    loss = BradleyTerryConfig(center_rewards_coefficient=0.5).loss(torch.tensor([[[2.0], [1.0]]]), judged)
     assert_near(loss, [math.log(1 + math.exp(-1)) + 0.5 * 9])
 
 

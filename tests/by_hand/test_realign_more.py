@@ -200,8 +200,11 @@ class Reader:
     def encode(self, prompts: Any, replies: Sequence[Reply]) -> Scores:
         return Scores(value=torch.tensor([float(r.text) for r in replies]))
 
-    def score(self, features: Scores) -> torch.Tensor:
-        return self.module(features.value[:, None]).squeeze(1)
+    def outputs(self, features: Scores) -> torch.Tensor:
+        return self.module(features.value[:, None])
+
+    def head_weight(self) -> torch.Tensor:
+        return self.module.weight
 
 
 def test_fitting_a_reward_model_by_hand() -> None:

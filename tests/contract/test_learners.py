@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ import torch
 from accelerate import Accelerator
 
 from tests_support import WORDS, tiny_parts, tiny_policy, tiny_reward
-from trueup.core.component import kinds
+from trueup.core.component import kinds, offered
+from trueup.core.config import resolve
 from trueup.core.rng import Key
-from trueup.data.rows import Demonstration, Preference, Prompt, Reply
+from trueup.data.rows import Demonstration, Judged, Preference, Prompt, Reply
 from trueup.data.tokens import Sequences
 from trueup.learn.table import Table
 from trueup.loop.config import LoopConfig
@@ -23,8 +25,9 @@ from trueup.optimizers.experience import PromptBatch
 from trueup.optimizers.ppo import PPOConfig
 from trueup.optimizers.rloo import RLOOConfig
 from trueup.optimizers.sft import SFT, DemonstrationBatch
-from trueup.rewards.fit import PreferenceBatch, RewardLearner
+from trueup.rewards.fit import JudgedBatch, PreferenceBatch, RewardLearner
 from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig
+from trueup.rewards.objectives.protocol import Judgements, ObjectiveConfig
 
 ONLINE = {"max_completion_length": 6, "num_generations": 4}
 
@@ -60,17 +63,39 @@ def preferences(rows: int, key: Key) -> PreferenceBatch:
     return PreferenceBatch(row=torch.arange(rows), preference=found)
 
 
+def groups(rows: int, key: Key) -> JudgedBatch:
+    """Groups of two to four replies, with ties, margins, and one group in which all are tied."""
+    found = []
+    for i in range(rows):
+        size = 2 + i % 3
+        ratings = tuple(float(x) for x in (key / i / "rating").generator().integers(0, 3, size)) if i else (1.0,) * size
+        found.append(
+            Judged(
+                id=str(i), prompt=prompt(key / i), replies=tuple(reply(key / i / j) for j in range(size)), ratings=ratings, margin=0.5 * i
+            )
+        )
+    return JudgedBatch(row=torch.arange(rows), group=tuple(found))
+
+
 @dataclass(frozen=True)
 class Case:
     build: Callable[[], Any]
     data: Callable[[int, Key], Any]
 
 
+def reward_learner(kind: str) -> RewardLearner:
+    """Every objective of the folder is under this contract by being there."""
+    objective = resolve("trueup.rewards.objectives", ObjectiveConfig, {"kind": kind})
+    return RewardLearner(objective, tiny_reward(outputs=objective.outputs))
+
+
 LEARNERS = {
     "sft": Case(lambda: SFT(tiny_policy()), demonstrations),
     "rloo": Case(lambda: RLOOConfig(**ONLINE).build(tiny_parts()), prompts),
     "ppo": Case(lambda: PPOConfig(**ONLINE, whiten_rewards=True, target_kl_nats=1.0).build(tiny_parts()), prompts),
-    "bradley_terry": Case(lambda: RewardLearner(BradleyTerryConfig(center_rewards_coefficient=0.1), tiny_reward()), preferences),
+    "pairs": Case(lambda: RewardLearner(BradleyTerryConfig(center_rewards_coefficient=0.1), tiny_reward()), preferences),
+    "pairs without ties": Case(lambda: RewardLearner(BradleyTerryConfig(ties="drop"), tiny_reward()), groups),
+    **{kind: Case(partial(reward_learner, kind), groups) for kind in kinds("trueup.rewards.objectives") if kind != "protocol"},
 }
 
 
@@ -121,7 +146,10 @@ def change(e: Any, edit: Callable[[Sequences], Sequences], pad: Callable[[torch.
     for f in fields(e):
         x = getattr(e, f.name)
         if isinstance(x, Sequences):
-            out[f.name] = edit(x)
+            out[f.name] = edit(x.unstacked()).stacked(x.tokens.shape[1]) if x.tokens.dim() == 3 else edit(x)
+        elif isinstance(x, Judgements):
+            absent = {c: torch.where(x.present, getattr(x, c), torch.full_like(x.rating, float("nan"))) for c in ("rating", "length")}
+            out[f.name] = replace(x, **absent)
         elif isinstance(x, torch.Tensor) and x.dim() == 2:
             out[f.name] = pad(x, e.sequences.mask)
     return replace(e, **out)
@@ -240,8 +268,7 @@ def test_experience_is_constant(name: str) -> None:
 
 
 def test_every_optimizer_is_under_this_contract() -> None:
-    from trueup.core.component import offered
     from trueup.optimizers.protocol import OptimizerConfig
 
     assert set(offered("trueup.optimizers", OptimizerConfig)) <= set(LEARNERS)
-    assert {"bradley_terry"} <= set(kinds("trueup.rewards.objectives")) & set(LEARNERS)
+    assert set(offered("trueup.rewards.objectives", ObjectiveConfig)) <= set(LEARNERS)

@@ -232,6 +232,17 @@ def test_a_linear_head_by_hand() -> None:
     assert reward.tokenizer is None
 
 
+def test_a_head_of_two_outputs_is_read_back(embedder: TransformerEmbedder, tmp_path: Path) -> None:
+    reward = new_embedding_reward(embedder, Key(1), hidden_size=4, outputs=2)
+    features = reward.encode(["w1", "w2"], [Reply(text="w4"), Reply(text="w5")])
+    reward.save(tmp_path)
+    again = load_embedding_reward(tmp_path, embedder)
+    assert again.outputs(features).shape == (2, 2)
+    assert torch.equal(again.outputs(features), reward.outputs(features))
+    assert torch.equal(again.score(features), reward.outputs(features)[:, 0])
+    assert reward.head_weight().shape == (2, 4)
+
+
 def test_a_head_of_another_embedding_model_is_refused(embedder: TransformerEmbedder, tmp_path: Path) -> None:
     new_embedding_reward(embedder, Key(1)).save(tmp_path)
     with pytest.raises(UserError, match="was trained on embeddings"):

@@ -289,3 +289,23 @@ def test_an_encoder_cuts_prompts_not_replies(tmp_path: Path) -> None:
     assert features.tokens.tolist() == [[1, *[4] * 6, 2, 6, 7, 8, 2]]
     with pytest.raises(UserError, match="row 0: the reply alone"):
         reward.encode(["ask"], [Reply(text="good " * 12)])
+
+
+def test_a_head_of_two_outputs_is_saved_and_read_back(tmp_path: Path) -> None:
+    policy_of().save(tmp_path / "lm")
+    made = {
+        "trunk": reward_from_policy(policy_of(), Key(1), outputs=2),
+        "path": new_reward(tmp_path / "lm", Key(3), outputs=2),
+        "encoder": new_reward(encoder(tmp_path / "bert"), Key(0), outputs=2),
+    }
+    for name, reward in made.items():
+        features = reward.encode(PROMPTS, REPLIES)
+        outputs = reward.outputs(features)
+        assert outputs.shape == (4, 2)
+        assert torch.equal(reward.score(features), outputs[:, 0])
+        assert (outputs[:, 0] - outputs[:, 1]).abs().min() > 0
+        assert reward.head_weight().shape[0] == 2
+        reward.save(tmp_path / name)
+        assert torch.equal(load_reward(tmp_path / name).outputs(features), outputs)
+    # transformers reads it too, as two labels
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "trunk").config.num_labels == 2

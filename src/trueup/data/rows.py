@@ -64,6 +64,30 @@ class Preference:
     """File and line it came from, for messages."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Several replies to one prompt and what an annotator said of them; a preference is the case of two."""
+
+    id: str
+    prompt: Prompt
+    replies: tuple[Reply, ...]
+    ratings: tuple[float, ...]
+    """One a reply, higher is better, equal is a tie; of a ranking only the order means something."""
+    margin: float | None = None
+    """Stated strength of a pair's preference."""
+    annotator: str = ""
+    where: str = ""
+    """File and line it came from, for messages."""
+
+
+def judged(pair: Preference) -> Judged:
+    """A pair as a group of two, the chosen reply first."""
+    return Judged(
+        id=pair.id, prompt=pair.prompt, replies=(pair.chosen, pair.rejected), ratings=(1.0, 0.0), margin=pair.margin,
+        annotator=pair.annotator, where=pair.where,
+    )  # fmt: skip
+
+
 def swapped(pair: Preference) -> Preference:
     """The pair with chosen and rejected exchanged."""
     return replace(pair, chosen=pair.rejected, rejected=pair.chosen, chosen_source=pair.rejected_source, rejected_source=pair.chosen_source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple, Self
 
@@ -48,6 +48,21 @@ class Table:
             else:
                 columns[f.name] = type(first).concat(values) if isinstance(first, Table) else tuple(s for v in values for s in v)
         return cls(**columns)
+
+    def stacked(self, size: int) -> Self:
+        """Rows by groups of ``size`` neighbours: every tensor column [B * size, ...] -> [B, size, ...]. Only tables of tensors can be."""
+        return self._reshaped(lambda x: x.unflatten(0, (-1, size)))
+
+    def unstacked(self) -> Self:
+        """The inverse of `stacked`."""
+        return self._reshaped(lambda x: x.flatten(0, 1))
+
+    def _reshaped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        columns: dict[str, object] = {}
+        for f in fields(self):
+            column = getattr(self, f.name)
+            columns[f.name] = change(column) if isinstance(column, Tensor) else column._reshaped(change)
+        return type(self)(**columns)
 
 
 @dataclass(frozen=True, slots=True)

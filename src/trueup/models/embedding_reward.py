@@ -40,7 +40,7 @@ class EmbeddingReward:
 
     Args:
         embedder: the frozen trunk.
-        head: [B, D] -> [B, 1].
+        head: [B, D] -> [B, H].
         features: what is embedded: the ``reply`` alone, prompt and reply ``joined`` in one text, or ``both`` side by side.
         source: how the embedder was named, so that a saved model finds it again.
     """
@@ -69,8 +69,19 @@ class EmbeddingReward:
 
     def score(self, features: Table) -> Tensor:
         """[B] float32 raw scores, differentiable in the head."""
+        return self.outputs(features)[:, 0]
+
+    def outputs(self, features: Table) -> Tensor:
+        """[B, H] float32 outputs of the head."""
         assert isinstance(features, Embedded)
-        return self.head(features.vectors).squeeze(-1)
+        found: Tensor = self.head(features.vectors)
+        return found
+
+    def head_weight(self) -> Tensor:
+        """[H, W] weights of the last layer."""
+        weight = self.head[-1].weight
+        assert isinstance(weight, Tensor)
+        return weight
 
     def save(self, folder: str | Path) -> None:
         """Write the head and how to find its embedder; `load_embedding_reward` reads them."""
@@ -82,6 +93,7 @@ class EmbeddingReward:
             "kind": "embedding",
             "features": self.features,
             "hidden_size": self.head[0].out_features if len(self.head) > 1 else 0,
+            "outputs": self.head[-1].out_features,
             "embedder": self.source,
             "embedder_name": self.embedder.name,
         }
@@ -89,7 +101,13 @@ class EmbeddingReward:
 
 
 def new_embedding_reward(
-    embedder: Embedder, key: Key, *, hidden_size: int = 0, features: Features = "joined", source: str | None = None
+    embedder: Embedder,
+    key: Key,
+    *,
+    hidden_size: int = 0,
+    features: Features = "joined",
+    source: str | None = None,
+    outputs: int = 1,
 ) -> EmbeddingReward:
     """A fresh head, drawn from ``key``; its last layer from N(0, 1 / (d + 1)).
 
@@ -99,8 +117,10 @@ def new_embedding_reward(
         hidden_size: width of the hidden layer (tanh); 0 for a linear head.
         features: see `EmbeddingReward`.
         source: see `EmbeddingReward`.
+        outputs: of the head; the first is the score.
     """
-    return EmbeddingReward(embedder, _head(embedder.dimension * (2 if features == "both" else 1), hidden_size, key), features, source)
+    width = embedder.dimension * (2 if features == "both" else 1)
+    return EmbeddingReward(embedder, _head(width, hidden_size, key, outputs), features, source)
 
 
 def load_embedding_reward(folder: str | Path, embedder: Embedder | None = None) -> EmbeddingReward:
@@ -125,7 +145,9 @@ def load_embedding_reward(folder: str | Path, embedder: Embedder | None = None) 
         raise UserError(
             f"was trained on embeddings '{name}', but '{embedder.name}' was found. Name the same embedding model.", where=str(folder)
         )
-    reward = new_embedding_reward(embedder, Key(0), hidden_size=hidden, features=features, source=settings.get("embedder"))
+    reward = new_embedding_reward(
+        embedder, Key(0), hidden_size=hidden, features=features, source=settings.get("embedder"), outputs=settings.get("outputs", 1)
+    )
     try:
         reward.head.load_state_dict(weights)
     except RuntimeError as error:
@@ -133,9 +155,9 @@ def load_embedding_reward(folder: str | Path, embedder: Embedder | None = None) 
     return reward
 
 
-def _head(width: int, hidden_size: int, key: Key) -> nn.Sequential:
+def _head(width: int, hidden_size: int, key: Key, outputs: int) -> nn.Sequential:
     with seeded(key / "hidden"):
         layers = [nn.Linear(width, hidden_size), nn.Tanh()] if hidden_size else []
-        last = nn.Linear(hidden_size or width, 1)
+        last = nn.Linear(hidden_size or width, outputs)
     fresh_head(last, key / "head")
     return nn.Sequential(*layers, last)

@@ -14,6 +14,7 @@ from trueup.core.errors import UserError
 from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import pad_rows, roles_text
 from trueup.learn.table import Table
+from trueup.models.heads import last_linear
 from trueup.models.loading import quiet, without_dropout
 from trueup.models.policy import context_of
 
@@ -71,9 +72,17 @@ class EncoderReward:
 
     def score(self, features: Table) -> Tensor:
         """[B] float32 raw scores."""
+        return self.outputs(features)[:, 0]
+
+    def head_weight(self) -> Tensor:
+        """[H, W] weights of the last layer."""
+        return last_linear(self.model, self.model.config.num_labels).weight
+
+    def outputs(self, features: Table) -> Tensor:
+        """[B, H] float32 outputs of the head."""
         assert isinstance(features, Pairs)
         extra = {"token_type_ids": features.segments} if getattr(self.model.config, "type_vocab_size", 0) > 1 else {}
-        return self.model(input_ids=features.tokens, attention_mask=features.mask.long(), **extra).logits.squeeze(-1).float()
+        return self.model(input_ids=features.tokens, attention_mask=features.mask.long(), **extra).logits.float()
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `AutoModelForSequenceClassification` and `load_reward` load."""

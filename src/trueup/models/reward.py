@@ -30,7 +30,7 @@ from trueup.data.tokens import (
 from trueup.learn.table import Table
 from trueup.models.embedding_reward import SETTINGS, load_embedding_reward
 from trueup.models.encoder_reward import EncoderReward
-from trueup.models.heads import fresh_head
+from trueup.models.heads import fresh_head, last_linear, set_outputs
 from trueup.models.llama import lean_trunk, reply_states
 from trueup.models.loading import load_model_config, load_weights, quiet, seeded, without_dropout
 from trueup.models.policy import DTYPES, Policy, Precision, autocast, context_of, merged
@@ -55,7 +55,15 @@ class RewardModel(Protocol):
         ...
 
     def score(self, features: Table) -> Tensor:
-        """[B] float32 raw scores, differentiable in `module`."""
+        """[B] float32 raw scores, differentiable in `module`: the first of the `outputs`."""
+        ...
+
+    def outputs(self, features: Table) -> Tensor:
+        """[B, H] float32, differentiable in `module`: all that the head says; objectives with more than one head use the others."""
+        ...
+
+    def head_weight(self) -> Tensor | None:
+        """[H, W] weights of the last layer."""
         ...
 
     def save(self, folder: str | Path) -> None:
@@ -111,6 +119,15 @@ class TrunkReward:
 
     def score(self, features: Table) -> Tensor:
         """[B] float32 score at each row's last valid token."""
+        return self.outputs(features)[:, 0]
+
+    def head_weight(self) -> Tensor:
+        """[H, W] weights of the head."""
+        weight: Tensor = self.model.score.weight
+        return weight
+
+    def outputs(self, features: Table) -> Tensor:
+        """[B, H] float32 outputs of the head at each row's last valid token."""
         assert isinstance(features, Sequences)
         trunk = lean_trunk(self.model)
         if trunk is not None:
@@ -122,7 +139,7 @@ class TrunkReward:
                 hidden, column = self.model.base_model(**inputs, use_cache=False).last_hidden_state, features.last()
         rows = torch.arange(len(features), device=hidden.device)
         head = self.model.score
-        return F.linear(hidden[rows, column].to(head.weight.dtype), head.weight, head.bias).squeeze(-1).float()
+        return F.linear(hidden[rows, column].to(head.weight.dtype), head.weight, head.bias).float()
 
     def from_policy_tokens(self, sequences: Sequences, policy_tokenizer: PreTrainedTokenizerFast) -> Sequences | None:
         """The policy's own tokens as features, or None where reading them as text would give other tokens.
@@ -146,11 +163,12 @@ class TrunkReward:
         self._tokenizer.save_pretrained(str(folder))
 
 
-def reward_from_policy(policy: Policy, key: Key, rendering: Rendering = "template") -> TrunkReward:
-    """A reward model with a copy of the policy's trunk and a fresh head drawn from ``key``."""
+def reward_from_policy(policy: Policy, key: Key, rendering: Rendering = "template", outputs: int = 1) -> TrunkReward:
+    """A reward model with a copy of the policy's trunk and a fresh head of so many ``outputs`` drawn from ``key``."""
     source = merged(policy.model)
     config = copy.deepcopy(source.config)
-    config.num_labels, config.pad_token_id = 1, policy.tokenizer.pad_token_id
+    set_outputs(config, outputs)
+    config.pad_token_id = policy.tokenizer.pad_token_id
     with seeded(key):
         model = AutoModelForSequenceClassification.from_config(config)
     model = model.to(next(source.parameters()).dtype)
@@ -167,6 +185,7 @@ def new_reward(
     pad_token: str | None = None,
     rendering: Rendering = "template",
     precision: Precision = "float32",
+    outputs: int = 1,
 ) -> TrunkReward | EncoderReward:
     """A reward model with a pretrained trunk (causal or encoder) and a fresh head drawn from ``key``.
 
@@ -177,12 +196,13 @@ def new_reward(
         pad_token: see `load_tokenizer`.
         rendering: see `render_prompt`.
         precision: see `TrunkReward`.
+        outputs: of the head; the first is the score.
 
     Raises:
         UserError: nothing there, broken weights, or no trunk in them.
     """
     config = load_model_config(path)
-    config.num_labels = 1
+    set_outputs(config, outputs)
     with seeded(key):
         # a classifier of other labels may serve as trunk: its head is replaced
         model, missing = load_weights(AutoModelForSequenceClassification, path, dtype, config=config, ignore_mismatched_sizes=True)
@@ -190,7 +210,7 @@ def new_reward(
     lost = [name for name in missing if not any(h in name for h in heads)]
     if lost:
         raise UserError(f"the weights lack {len(lost)} tensors of the trunk, such as '{lost[0]}'.", where=str(path))
-    fresh_head(_last_linear(model), key / "head")
+    fresh_head(last_linear(model, outputs), key / "head")
     return _wrap(model, path, pad_token, rendering, precision)
 
 
@@ -211,7 +231,8 @@ def load_reward(
         return load_embedding_reward(path)
     config = load_model_config(path)
     kinds = list(getattr(config, "architectures", None) or [])
-    if not any("SequenceClassification" in kind for kind in kinds) or config.num_labels != 1:
+    several = config.num_labels > 1 and getattr(config, "trueup_outputs", 0) == config.num_labels
+    if not any("SequenceClassification" in kind for kind in kinds) or not (config.num_labels == 1 or several):
         raise UserError(
             f"holds {kinds[0] if kinds else 'a model'} with {config.num_labels} labels, not a reward model: a scalar head would be random. "
             "Train one on it first (`trueup reward`).",
@@ -242,7 +263,3 @@ def _wrap(model: Any, path: str | Path, pad_token: str | None, rendering: Render
     if hasattr(model, "score"):
         return TrunkReward(model, load_tokenizer(path, pad_token), rendering, precision)
     return EncoderReward(model, load_tokenizer(path, pad_token, needs_eos=False))
-
-
-def _last_linear(model: nn.Module) -> nn.Linear:
-    return [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1][-1]

@@ -42,14 +42,14 @@ def gae(
     return advantage
 
 
-def moments(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, 3]:
+def moments(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "3"]:
     """[3] Count, sum and sum of squares of the valid elements, float64: they add over processes."""
     valid = x[mask].double()
     return torch.stack([torch.tensor(float(valid.numel()), dtype=torch.float64, device=x.device), valid.sum(), (valid**2).sum()])
 
 
 def standardise(
-    x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], totals: Float[Tensor, 3], epsilon: float = 1e-8
+    x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], totals: Float[Tensor, "3"], epsilon: float = 1e-8
 ) -> Float[Tensor, "*shape"]:
     """Zero mean and unit (population) variance over all valid elements; 0 elsewhere. ``totals`` are the summed `moments`."""
     mean, variance = _mean_and_variance(totals)
@@ -57,7 +57,7 @@ def standardise(
 
 
 def rescale(
-    x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], totals: Float[Tensor, 3], epsilon: float = 1e-8
+    x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], totals: Float[Tensor, "3"], epsilon: float = 1e-8
 ) -> Float[Tensor, "*shape"]:
     """Unit (population) variance around the same mean; 0 elsewhere (Ziegler's whitening with shift_mean=False)."""
     mean, _ = _mean_and_variance(totals)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 
-def counts(mask: Bool[Tensor, "B T"]) -> Float[Tensor, 2]:
+def counts(mask: Bool[Tensor, "B T"]) -> Float[Tensor, "2"]:
     """[2] Rows and valid tokens of a mask, float64. [B, T] -> [2]."""
     return torch.tensor([float(mask.shape[0]), float(mask.sum().item())], dtype=torch.float64)
 

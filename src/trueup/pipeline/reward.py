@@ -80,14 +80,25 @@ def new_model(context: Context, policy: Policy | None, config: RewardStageConfig
             raise UserError(
                 "there is no policy here whose trunk could be copied. Set trunk to 'embeddings' or 'path'.", where="model.trunk"
             )
-        return reward_from_policy(policy, key)
+        return reward_from_policy(policy, key, outputs=config.objective.outputs)
     if model.trunk == "embeddings":
         return new_embedding_reward(
-            context.embedder, key, hidden_size=model.head_width, features=model.features, source=context.config.embeddings
+            context.embedder,
+            key,
+            hidden_size=model.head_width,
+            features=model.features,
+            source=context.config.embeddings,
+            outputs=config.objective.outputs,
         )
     if model.path is None:
         raise UserError("trunk 'path' needs reward.model.path, a folder or hub name.", where="reward.model")
-    made = new_reward(resolve_path(model.path, context.base), key, rendering=model.rendering, precision=context.precision)
+    made = new_reward(
+        resolve_path(model.path, context.base),
+        key,
+        rendering=model.rendering,
+        precision=context.precision,
+        outputs=config.objective.outputs,
+    )
     if isinstance(made, TrunkReward):
         made.cut_replies = model.cut_replies
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from trueup.core.rng import Key
-from trueup.data.rows import Preference
+from trueup.data.rows import Judged, Preference, Reply, judged
 from trueup.learn.table import Loss, Table
 from trueup.models.reward import RewardModel
-from trueup.ops.masking import mean_of, weighted_sum
-from trueup.ops.weights import row_mean
-from trueup.rewards.objectives.protocol import ObjectiveConfig
+from trueup.ops.masking import keep, mean_of, weighted_sum
+from trueup.rewards.objectives.protocol import Judgements, ObjectiveConfig, over_pairs
+
+ABSENT = Reply(text="")
+"""Fills the places of smaller groups."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,22 +30,29 @@ class PreferenceBatch(Table):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairExperience(Table):
-    """Encoded pairs."""
+class JudgedBatch(Table):
+    """Groups of replies to learn from."""
 
-    chosen: Table
-    """Features of the preferred replies, as the model encodes them."""
-    rejected: Table
-    margin: Tensor
-    """[B] stated strength of the preference, 0 where none."""
+    row: Tensor
+    """[B] position in the data set."""
+    group: tuple[Judged, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupExperience(Table):
+    """Encoded groups."""
+
+    features: Table
+    """Features of all replies, every column [B, K, ...]."""
+    judged: Judgements
 
 
 class RewardLearner:
-    """Fits a reward model to pairs.
+    """Fits a reward model to judged groups of replies.
 
     Args:
-        objective: the loss per pair.
-        model: the reward model.
+        objective: the loss per group.
+        model: the reward model; it gives as many outputs as the objective asks for.
     """
 
     def __init__(self, objective: ObjectiveConfig, model: RewardModel) -> None:
@@ -59,31 +69,75 @@ class RewardLearner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing beside weights."""
 
-    def collect(self, batch: PreferenceBatch, key: Key) -> PairExperience:
-        """Encode both replies of every pair."""
-        pairs = batch.preference
-        prompts = [p.prompt.text for p in pairs]
-        return PairExperience(
-            chosen=self.model.encode(prompts, [p.chosen for p in pairs]),
-            rejected=self.model.encode(prompts, [p.rejected for p in pairs]),
-            margin=torch.tensor([p.margin or 0.0 for p in pairs]),
-        )
+    def collect(self, batch: PreferenceBatch | JudgedBatch, key: Key) -> GroupExperience:
+        """Encode every reply of every group."""
+        groups = [judged(p) for p in batch.preference] if isinstance(batch, PreferenceBatch) else list(batch.group)
+        found = judgements(groups)
+        size = found.rating.shape[1]
+        replies = [r for g in groups for r in (*g.replies, *[ABSENT] * (size - len(g.replies)))]
+        features = self.model.encode([g.prompt.text for g in groups for _ in range(size)], replies)
+        return GroupExperience(features=features.stacked(size), judged=found)
 
-    def totals(self, experience: PairExperience) -> Tensor:
-        """[1] pairs."""
-        return torch.tensor([float(len(experience))], dtype=torch.float64)
+    def totals(self, experience: GroupExperience) -> Tensor:
+        """[1 + N] groups that count, and the sums of the objective's coupling term."""
+        rows = self.objective.counted(experience.judged).sum().double().reshape(1).cpu()
+        if type(self.objective).moments is ObjectiveConfig.moments:
+            return rows
+        with torch.no_grad():
+            return torch.cat([rows, self.objective.moments(self._outputs(experience), experience.judged).cpu()])
 
-    def weigh(self, experience: PairExperience, totals: Tensor) -> Tensor:
-        """[B] every pair counts the same."""
-        return row_mean(experience.margin, totals[0].item())
+    def weigh(self, experience: GroupExperience, totals: Tensor) -> Tensor:
+        """[B, 1 + K H] the weight of each group's loss, and of each of its outputs in the linearised coupling term."""
+        counted = self.objective.counted(experience.judged)
+        base = (counted.float() / max(totals[0].item(), 1.0))[:, None]
+        if len(totals) == 1:
+            return base
+        with torch.no_grad():
+            linear = self.objective.coupling(self._outputs(experience), experience.judged, totals[1:])
+        return base if linear is None else torch.cat([base, linear.flatten(1)], 1)
 
-    def loss(self, experience: PairExperience, weight: Tensor) -> Loss:
-        """Weighted sum of the objective; accuracy counts ties as half."""
-        chosen, rejected = self.model.score(experience.chosen), self.model.score(experience.rejected)
-        margin = experience.margin.to(chosen.device)
-        per_pair = self.objective.loss(chosen, rejected, margin)
-        wins = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-        return Loss(
-            weighted_sum(per_pair, weight.to(per_pair.device)),
-            {"accuracy": mean_of(wins), "margin": mean_of(chosen - rejected), "mean_reward": mean_of(torch.cat([chosen, rejected]))},
-        )
+    def loss(self, experience: GroupExperience, weight: Tensor) -> Loss:
+        """Weighted sum of the objective, its coupling term and its term on the head; accuracy counts ties as half."""
+        output, found = self._outputs(experience), experience.judged
+        weight = weight.to(output.device)
+        base = weight[:, 0]
+        # a group that does not count may have no finite loss
+        value = weighted_sum(keep(self.objective.loss(output, found), base > 0), base)
+        if weight.shape[1] > 1:
+            value = value + (weight[:, 1:] * output.flatten(1)).sum()
+        head = self.model.head_weight()
+        term = None if head is None else self.objective.regulariser(head)
+        if term is not None:
+            value = value + term * base.sum()  # weights of all groups add up to 1
+        return Loss(value, _metrics(output[..., :1], found))
+
+    def _outputs(self, experience: GroupExperience) -> Tensor:
+        rows, size = experience.judged.rating.shape
+        return self.model.outputs(experience.features.unstacked()).unflatten(0, (rows, size))
+
+
+def judgements(groups: Sequence[Judged]) -> Judgements:
+    """What annotators said, as columns; smaller groups are padded."""
+    size = max((len(g.replies) for g in groups), default=2)
+
+    def padded(values: Sequence[float]) -> list[float]:
+        return [*values, *[0.0] * (size - len(values))]
+
+    return Judgements(
+        rating=torch.tensor([padded(g.ratings) for g in groups]),
+        present=torch.tensor([[i < len(g.replies) for i in range(size)] for g in groups]),
+        margin=torch.tensor([g.margin or 0.0 for g in groups]),
+        length=torch.tensor([padded([float(len(r.text)) for r in g.replies]) for g in groups]),
+    )
+
+
+@torch.no_grad()
+def _metrics(score: Tensor, found: Judgements) -> dict[str, Any]:
+    ordered = over_pairs(score, found, lambda a, b, m: (a > b).float().squeeze(-1) + 0.5 * (a == b).float().squeeze(-1), "drop")
+    gap = over_pairs(score, found, lambda a, b, m: (a - b).squeeze(-1), "drop")
+    distinct = over_pairs(score, found, lambda a, b, m: torch.ones_like(a).squeeze(-1), "drop") > 0
+    return {
+        "accuracy": mean_of(ordered, distinct),
+        "margin": mean_of(gap, distinct),
+        "mean_reward": mean_of(score.squeeze(-1), found.present.to(score.device)),
+    }
