@@ -288,6 +288,9 @@ def test_regret_of_segments() -> None:
     reward = torch.tensor([[1.0, 2.0], [-3.0, 2.0]])
     start, end = torch.tensor([3.0, 3.0]), torch.zeros(2)
     assert deterministic_regret(reward, start, end, mask).tolist() == [0.0, 4.0]
+    # cut off after the first step, where V* is 2
+    first = torch.tensor([[True, False], [True, False]])
+    assert deterministic_regret(reward, start, torch.full((2,), 2.0), first).tolist() == [0.0, 4.0]
     # A* of the same steps: 0, 0 and -4, 0
     assert stochastic_regret(torch.tensor([[0.0, 0.0], [-4.0, 0.0]]), mask).tolist() == [0.0, 4.0]
     # a potential changes partial returns, not regrets: r + f(next) - f(now), V* - f

@@ -26,6 +26,9 @@ TOKENS = "tests/by_hand/test_tokens_more.py"
 REALIGN = "tests/by_hand/test_realign_more.py"
 LOOP = "tests/by_hand/test_loop_more.py"
 LOOP_AND_LEARN = "tests/by_hand/test_loop_and_learn.py"
+OBJECTIVES = "tests/by_hand/test_objectives.py"
+LEARNER = "tests/by_hand/test_reward_learner.py"
+AGREEMENT = "tests/by_hand/test_agreement.py"
 CONTRACT = "tests/contract/test_learners.py"
 SAMPLER = "tests/oracle/test_sampler.py"
 PIPELINE = "tests/unit/test_pipeline_more.py"
@@ -176,6 +179,28 @@ _REALIGNMENT = (
     ("gold-arm-trains-on-the-proxy", "pipeline/arm.py", '_gold(context) if config.reward == "gold" else first', "first", (PIPELINE,)),
 )  # fmt: skip
 
+_REWARD_MODELS = (
+    ("ties-dropped-in-silence", "rewards/objectives/protocol.py", 'return both if ties == "half" else both &', "return both &", (OBJECTIVES,)),
+    ("absent-replies-compared", "rewards/objectives/protocol.py", "judged.present[:, i] & judged.present[:, j]", "judged.present[:, i] | judged.present[:, j]", (OBJECTIVES,)),
+    ("pairs-summed-not-averaged", "rewards/objectives/protocol.py", ".sum(1) / used.sum(1).clamp(min=1)", ".sum(1)", (OBJECTIVES,)),
+    ("margin-subtracted", "rewards/objectives/margin.py", "F.softplus(margin - (chosen - rejected))", "F.softplus(-margin - (chosen - rejected))", (OBJECTIVES,)),
+    ("smoothing-unbalanced", "rewards/objectives/label_smoothing.py", "+ wrong * bradley_terry_loss(rejected, chosen)", "- wrong * bradley_terry_loss(rejected, chosen)", (OBJECTIVES,)),
+    ("flips-not-rescaled", "rewards/objectives/flip_noise.py", " / (1 - 2 * flip)", "", (OBJECTIVES,)),
+    ("ranking-upside-down", "rewards/objectives/plackett_luce.py", "rating[:, None, :] <= rating[:, :, None]", "rating[:, None, :] >= rating[:, :, None]", (OBJECTIVES,)),
+    ("worst-is-the-pick", "rewards/objectives/best_of_k.py", "best == best.amax(1, keepdim=True)", "best == rating.amin(1, keepdim=True)", (OBJECTIVES,)),
+    ("variance-ignored", "rewards/objectives/gaussian.py", "(1 + math.pi * spread / 8).sqrt()", "(1 + 0 * spread).sqrt()", (OBJECTIVES,)),
+    ("length-rewarded-in-quality", "rewards/objectives/odin.py", "sign * grad_quality, -grad_length", "-sign * grad_quality, -grad_length", (OBJECTIVES,)),
+    ("correlation-of-the-micro-batch", "ops/correlation.py", "(n * vx**0.5)", "(len(x) * vx**0.5)", (OBJECTIVES, CONTRACT)),
+    ("barrier-on-the-wrong-side", "rewards/objectives/advantage_model.py", "barrier(a, self.bound) + barrier(-b, self.bound)", "barrier(-a, self.bound) + barrier(b, self.bound)", (OBJECTIVES,)),
+    ("demonstrations-and-samples-exchanged", "rewards/objectives/adversarial.py", "(demonstration, -1.0), (~demonstration, 1.0)", "(demonstration, 1.0), (~demonstration, -1.0)", (OBJECTIVES,)),
+    ("regret-of-the-start-only", "rewards/objectives/regret.py", ".sum(1) + value_end)", ".sum(1))", (OBJECTIVES,)),
+    ("tied-groups-counted", "rewards/fit.py", "self.objective.counted(experience.judged).sum().double()", "torch.tensor(float(len(experience))).double()", (LEARNER,)),
+    ("coupling-left-out", "rewards/fit.py", "value = value + (weight[:, 1:] * output.flatten(1)).sum()", "pass", (LEARNER,)),
+    ("regulariser-once-a-micro-batch", "rewards/fit.py", "term * base.sum()", "term", (LEARNER,)),
+    ("agreement-with-oneself", "stats/agreement.py", "(counts * (counts - 1)).sum(1), total * (total - 1)", "(counts * counts).sum(1), total * total", (AGREEMENT,)),
+    ("ceiling-is-the-agreement", "stats/ceilings.py", "(1 + np.sqrt(np.clip(np.asarray(second, dtype=float), 0, 1))) / 2", "(1 + np.clip(np.asarray(second, dtype=float), 0, 1)) / 2", (AGREEMENT,)),
+)  # fmt: skip
+
 _STAGES = (
     ("sampled-preferences-reversed", "pipeline/preferences.py", "(first, second) if preference > 0.5", "(first, second) if preference < 0.5", (STAGES,)),
     ("fresh-labels-agree-on-both-sides", "pipeline/probe.py", "preference=1 - preference)", "preference=preference)", (STAGES,)),
@@ -236,5 +261,18 @@ _EDGES = (
     ("groups-cross-folds", "data/splits.py", "    for rows in members:\n        min(found, key=len).extend(rows)\n", "    for row in (r for rows in members for r in rows):\n        min(found, key=len).append(row)\n", ("tests/unit/test_data_splits.py",)),
 )  # fmt: skip
 
-_ALL = (*_OBJECTIVES, *_LEAN, *_MASKS, *_REDUCTIONS, *_SAMPLING, *_REALIGNMENT, *_STAGES, *_RESUME, *_NUMBERS, *_DIAGNOSES, *_EDGES)
+_ALL = (
+    *_OBJECTIVES,
+    *_LEAN,
+    *_MASKS,
+    *_REDUCTIONS,
+    *_SAMPLING,
+    *_REALIGNMENT,
+    *_REWARD_MODELS,
+    *_STAGES,
+    *_RESUME,
+    *_NUMBERS,
+    *_DIAGNOSES,
+    *_EDGES,
+)
 BREAKAGES: tuple[Breakage, ...] = tuple(Breakage(name, _SRC + file, old, new, tests) for name, file, old, new, tests in _ALL)

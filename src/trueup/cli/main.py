@@ -16,7 +16,7 @@ from pathlib import Path
 
 import typer
 
-from trueup.cli import config, kinds, policy, quickstart, report, reward, run, sft, version
+from trueup.cli import config, data, kinds, policy, quickstart, report, reward, run, sft, version
 from trueup.cli.launch import Stopped
 from trueup.cli.output import Output, only_result
 from trueup.core.errors import UserError
@@ -40,6 +40,9 @@ app.command("version")(version.version)
 settings = typer.Typer(help="Show settings.", no_args_is_help=True)
 settings.command("show")(config.show)
 app.add_typer(settings, name="config")
+sets = typer.Typer(help="What data sets are worth.", no_args_is_help=True)
+sets.command("ceiling")(data.ceiling)
+app.add_typer(sets, name="data")
 
 
 def main() -> None:
