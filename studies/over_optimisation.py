@@ -40,7 +40,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "src" / "trueup" / "configs" / "quickstart.yaml"
 SETTINGS = ["probe.samples_per_prompt=12", "probe.keep_policies=all"]
 FRESH = {"static": 84, "clean": 60}
-"""Further replies a prompt and checkpoint, by arm."""
+"""Further replies a prompt and checkpoint, by arm, as often as needed for `PRECISE`, `ROUNDS` times at most."""
+PRECISE, ROUNDS = 0.03, 6
+"""Largest standard error of gold at a checkpoint, as a share of the gain."""
 REFIT = "every: 40, select: {kind: %s, size: 400}"
 ARMS = (
     f"[{{name: static}}, {{name: random, realign: {{{REFIT % 'random'}}}}}, {{name: frft_alpha, realign: {{{REFIT % 'similar'}}}}}, "
@@ -61,21 +63,29 @@ def run_seed(seed: int, out: Path, extra: list[str]) -> Path:
 def one(seed: int, out: Path, extra: list[str]) -> None:
     """The run of a seed, in this process."""
     folder = out / f"seed-{seed:04d}"
-    trueup.train(CONFIG, folder, overrides=[f"seed={seed}", f"arms={ARMS}", *SETTINGS, *extra], resume=True, report=False)
+    if not (folder / "fresh").exists():  # made only when the run is whole
+        trueup.train(CONFIG, folder, overrides=[f"seed={seed}", f"arms={ARMS}", *SETTINGS, *extra], resume=True, report=False)
+        (folder / "fresh").mkdir()
     records = frame(folder / "records")
     records = records[records["arm"] != "offline"]
     arms = {}
     for name, rows in records.groupby("arm", sort=False):
-        fresh = fresh_gold(folder, str(name), rows, FRESH.get(str(name), 0))
-        arms[str(name)] = arm_summary(rows, pd.concat([rows[["prompt_id", "step", "gold"]], fresh]))
+        golds = rows[["prompt_id", "step", "gold"]]
+        found = arm_summary(rows, golds)
+        for turn in range(ROUNDS if name in FRESH else 0):
+            if turn and found["gold_standard_error"] <= PRECISE * found["gain"]:
+                break
+            golds = pd.concat([golds, fresh_gold(folder, str(name), rows, FRESH[str(name)], turn)])
+            found = arm_summary(rows, golds)
+        arms[str(name)] = found
     write_text(folder / "summary.json", json.dumps({"seed": seed, "arms": arms}, indent=1))
 
 
-def fresh_gold(folder: Path, arm: str, rows: pd.DataFrame, samples: int) -> pd.DataFrame:
+def fresh_gold(folder: Path, arm: str, rows: pd.DataFrame, samples: int, turn: int) -> pd.DataFrame:
     """Gold of further replies of every checkpoint of an arm to the prompts of its records; kept in the run's folder."""
-    path = folder / "fresh" / f"{arm}-{samples}.parquet"
-    if path.exists() or not samples:
-        return pd.read_parquet(path) if samples else pd.DataFrame()
+    path = folder / "fresh" / (f"{arm}-{samples}.parquet" if not turn else f"{arm}-{samples}-{turn}.parquet")
+    if path.exists():
+        return pd.read_parquet(path)
     config = load_config(folder / "config.yaml", RunConfig)
     assert config.world is not None
     assert config.policy is not None
@@ -87,11 +97,11 @@ def fresh_gold(folder: Path, arm: str, rows: pd.DataFrame, samples: int) -> pd.D
     parts = []
     for step in sorted(int(s) for s in rows["step"].unique()):
         policy = load_policy(folder / "checkpoints" / arm / f"policy-{step:06d}")
-        written = write(policy, prompts, decoding, Key(config.seed) / "fresh" / step, samples=samples)
+        key = Key(config.seed) / "fresh" / step
+        written = write(policy, prompts, decoding, key / turn if turn else key, samples=samples)
         told = [(p.id, g.score) for w in written for p, g in zip(w.prompts, world.gold(w.prompts, w.replies) or (), strict=True)]
         parts.append(pd.DataFrame(told, columns=["prompt_id", "gold"]).assign(step=step))
     fresh = pd.concat(parts)
-    path.parent.mkdir(exist_ok=True)
     fresh.to_parquet(path)
     return fresh
 
