@@ -28,6 +28,7 @@ LOOP = "tests/by_hand/test_loop_more.py"
 LOOP_AND_LEARN = "tests/by_hand/test_loop_and_learn.py"
 OBJECTIVES = "tests/by_hand/test_objectives.py"
 LEARNER = "tests/by_hand/test_reward_learner.py"
+VERIFIABLE = "tests/unit/test_rewards_verifiable.py"
 AGREEMENT = "tests/by_hand/test_agreement.py"
 CONTRACT = "tests/contract/test_learners.py"
 SAMPLER = "tests/oracle/test_sampler.py"
@@ -197,6 +198,9 @@ _REWARD_MODELS = (
     ("tied-groups-counted", "rewards/fit.py", "self.objective.counted(experience.judged).sum().double()", "torch.tensor(float(len(experience))).double()", (LEARNER,)),
     ("coupling-left-out", "rewards/fit.py", "value = value + (weight[:, 1:] * output.flatten(1)).sum()", "pass", (LEARNER,)),
     ("regulariser-once-a-micro-batch", "rewards/fit.py", "term * base.sum()", "term", (LEARNER,)),
+    ("first-number-is-the-answer", "rewards/verifiable/numeric_answer.py", "_value(found[-1]) if found", "_value(found[0]) if found", (VERIFIABLE,)),
+    ("last-rule-decides", "rewards/combine.py", "for check, value in reversed(self.rules):", "for check, value in self.rules:", (VERIFIABLE,)),
+    ("sigmoid-of-the-reference", "rewards/shaping.py", "torch.sigmoid(x - self._reference(p))", "torch.sigmoid(self._reference(p) - x)", (VERIFIABLE,)),
     ("agreement-with-oneself", "stats/agreement.py", "(counts * (counts - 1)).sum(1), total * (total - 1)", "(counts * counts).sum(1), total * total", (AGREEMENT,)),
     ("ceiling-is-the-agreement", "stats/ceilings.py", "(1 + np.sqrt(np.clip(np.asarray(second, dtype=float), 0, 1))) / 2", "(1 + np.clip(np.asarray(second, dtype=float), 0, 1)) / 2", (AGREEMENT,)),
 )  # fmt: skip

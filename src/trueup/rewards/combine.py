@@ -1,0 +1,77 @@
+"""Several rewards as one: weighted sums, products, and rules of which the first that applies decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trueup.data.rows import Conversation, Reply
+from trueup.data.tokens import Sequences
+from trueup.rewards.protocol import Reward
+
+
+class WeightedSum:
+    """``sum of weight * reward``.
+
+    Args:
+        parts: rewards with their weights.
+    """
+
+    def __init__(self, parts: Sequence[tuple[float, Reward]]) -> None:
+        self.parts = list(parts)
+
+    def score(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
+        """[B] see `Reward.score`."""
+        total = torch.zeros(len(replies))
+        for weight, reward in self.parts:
+            total = total + weight * reward.score(prompts, replies, sequences)
+        return total
+
+
+class Product:
+    """``product of reward ** weight``, for rewards that are never negative: one that is 0 vetoes the others.
+
+    Args:
+        parts: rewards with their exponents.
+    """
+
+    def __init__(self, parts: Sequence[tuple[float, Reward]]) -> None:
+        self.parts = list(parts)
+
+    def score(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
+        """[B] see `Reward.score`.
+
+        Raises:
+            ValueError: a negative reward, of which no real power is defined.
+        """
+        total = torch.ones(len(replies))
+        for weight, reward in self.parts:
+            found = reward.score(prompts, replies, sequences)
+            if bool((found < 0).any()):
+                raise ValueError(f"a product of rewards needs rewards of at least 0, got {found.min().item()}")
+            total = total * found**weight
+        return total
+
+
+class Rules:
+    """The value of the first rule that applies to a reply.
+
+    Args:
+        rules: checks (a reward above 1/2 applies) with the value that each gives.
+        otherwise: where none applies: a value, or a reward that is asked about those replies.
+    """
+
+    def __init__(self, rules: Sequence[tuple[Reward, float]], otherwise: float | Reward = 0.0) -> None:
+        self.rules, self.otherwise = list(rules), otherwise
+
+    def score(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
+        """[B] see `Reward.score`."""
+        if isinstance(self.otherwise, int | float):
+            found = torch.full((len(replies),), float(self.otherwise))
+        else:
+            found = self.otherwise.score(prompts, replies, sequences)
+        for check, value in reversed(self.rules):
+            found = torch.where(check.score(prompts, replies, sequences) > 0.5, torch.full_like(found, value), found)
+        return found
