@@ -112,8 +112,8 @@ def test_sigmoid_to_reference() -> None:
         return [float(len(r.text)) for r in said]
 
     reward = SigmoidToReference(ProgrammedReward(program), {"q": replies("a", "aaa")})
-    sigmoid = [1 / (1 + 2.718281828459045 ** -(2 - x)) for x in (1, 3)]
-    assert asked(reward, "aa") == pytest.approx([sum(sigmoid) / 2], abs=1e-6)
+    # lengths 4 against 1 and 3: sigmoid(3) = .9525741, sigmoid(1) = .7310586
+    assert asked(reward, "aaaa") == pytest.approx([(0.9525741 + 0.7310586) / 2], abs=1e-6)
     asked(reward, "aa", "aaaa")
     assert calls == [1, 2, 2]  # references are scored once
     with pytest.raises(UserError, match="no reference reply for the prompt"):
