@@ -40,6 +40,7 @@ def said(rating: Tensor, present: Tensor | None = None, margin: float = 0.0, len
         present=torch.ones_like(rating, dtype=torch.bool) if present is None else present,
         margin=torch.full((len(rating),), margin),
         length=torch.zeros_like(rating) if length is None else length,
+        row=torch.arange(len(rating)),
     )
 
 

@@ -46,7 +46,8 @@ def test_bradley_terry_is_shift_invariant_and_finite() -> None:
 
 
 def test_centring_adds_the_squared_sum() -> None:
-    judged = judgements([Judged(id="0", prompt=Prompt(id="p", text="x"), replies=(Reply(text="a"), Reply(text="b")), ratings=(1, 0))])
+    pair = Judged(id="0", prompt=Prompt(id="p", text="x"), replies=(Reply(text="a"), Reply(text="b")), ratings=(1, 0))
+    judged = judgements([pair], torch.zeros(1))
     loss = BradleyTerryConfig(center_rewards_coefficient=0.5).loss(torch.tensor([[[2.0], [1.0]]]), judged)
     assert_near(loss, [math.log(1 + math.exp(-1)) + 0.5 * 9])
 

@@ -114,4 +114,4 @@ def test_metrics_of_groups() -> None:
     assert metrics["margin"].value == pytest.approx((2 - 5 + 2 / 3 + 1) / 4)
     assert metrics["mean_reward"].value == pytest.approx((3 + 1 + 1 + 6 + 2 + 4 + 1 + 2 + 1) / 9)
     assert e.judged.present.tolist() == [[True, True, False], [True, True, False], [True, True, True], [True, True, False]]
-    assert judgements(GROUPS).length.tolist()[2] == [2.0, 4.0, 1.0]
+    assert judgements(GROUPS, torch.arange(4)).length.tolist()[2] == [2.0, 4.0, 1.0]

@@ -29,6 +29,7 @@ LOOP_AND_LEARN = "tests/by_hand/test_loop_and_learn.py"
 OBJECTIVES = "tests/by_hand/test_objectives.py"
 LEARNER = "tests/by_hand/test_reward_learner.py"
 VERIFIABLE = "tests/unit/test_rewards_verifiable.py"
+ENSEMBLES = "tests/by_hand/test_ensembles.py"
 AGREEMENT = "tests/by_hand/test_agreement.py"
 CONTRACT = "tests/contract/test_learners.py"
 SAMPLER = "tests/oracle/test_sampler.py"
@@ -201,6 +202,12 @@ _REWARD_MODELS = (
     ("first-number-is-the-answer", "rewards/verifiable/numeric_answer.py", "_value(found[-1]) if found", "_value(found[0]) if found", (VERIFIABLE,)),
     ("last-rule-decides", "rewards/combine.py", "for check, value in reversed(self.rules):", "for check, value in self.rules:", (VERIFIABLE,)),
     ("sigmoid-of-the-reference", "rewards/shaping.py", "torch.sigmoid(x - self._reference(p))", "torch.sigmoid(self._reference(p) - x)", (VERIFIABLE,)),
+    ("disagreement-rewarded", "ops/ensembles.py", "scores.mean(0) - coefficient * scores.var(0, correction=0)", "scores.mean(0) + coefficient * scores.var(0, correction=0)", (ENSEMBLES,)),
+    ("best-case-ensemble", "ops/ensembles.py", "return scores.amin(0)", "return scores.amax(0)", (ENSEMBLES,)),
+    ("every-head-sees-all", "rewards/objectives/heads.py", "(torch.stack(losses, 1) * seen).sum(1)", "torch.stack(losses, 1).sum(1)", (ENSEMBLES,)),
+    ("average-ignores-the-weights", "models/merge.py", "total += share * state[name].double()", "total += state[name].double() / len(states)", (ENSEMBLES,)),
+    ("optimism-where-unsure", "stats/last_layer.py", "np.asarray(mean - deviations * np.sqrt(variance))", "np.asarray(mean + deviations * np.sqrt(variance))", (ENSEMBLES,)),
+    ("uncertainty-of-scores-not-differences", "rewards/last_layer.py", "vectors(self.model, prompts, replies) - against", "vectors(self.model, prompts, replies)", (ENSEMBLES,)),
     ("agreement-with-oneself", "stats/agreement.py", "(counts * (counts - 1)).sum(1), total * (total - 1)", "(counts * counts).sum(1), total * total", (AGREEMENT,)),
     ("ceiling-is-the-agreement", "stats/ceilings.py", "(1 + np.sqrt(np.clip(np.asarray(second, dtype=float), 0, 1))) / 2", "(1 + np.clip(np.asarray(second, dtype=float), 0, 1)) / 2", (AGREEMENT,)),
 )  # fmt: skip

@@ -72,7 +72,7 @@ class RewardLearner:
     def collect(self, batch: PreferenceBatch | JudgedBatch, key: Key) -> GroupExperience:
         """Encode every reply of every group."""
         groups = [judged(p) for p in batch.preference] if isinstance(batch, PreferenceBatch) else list(batch.group)
-        found = judgements(groups)
+        found = judgements(groups, batch.row)
         size = found.rating.shape[1]
         replies = [r for g in groups for r in (*g.replies, *[ABSENT] * (size - len(g.replies)))]
         features = self.model.encode([g.prompt.text for g in groups for _ in range(size)], replies)
@@ -116,8 +116,8 @@ class RewardLearner:
         return self.model.outputs(experience.features.unstacked()).unflatten(0, (rows, size))
 
 
-def judgements(groups: Sequence[Judged]) -> Judgements:
-    """What annotators said, as columns; smaller groups are padded."""
+def judgements(groups: Sequence[Judged], row: Tensor) -> Judgements:
+    """What annotators said, as columns; smaller groups are padded. ``row`` is each group's position in its data set, [B]."""
     size = max((len(g.replies) for g in groups), default=2)
 
     def padded(values: Sequence[float]) -> list[float]:
@@ -128,6 +128,7 @@ def judgements(groups: Sequence[Judged]) -> Judgements:
         present=torch.tensor([[i < len(g.replies) for i in range(size)] for g in groups]),
         margin=torch.tensor([g.margin or 0.0 for g in groups]),
         length=torch.tensor([padded([float(len(r.text)) for r in g.replies]) for g in groups]),
+        row=row,
     )
 
 

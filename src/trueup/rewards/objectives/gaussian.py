@@ -21,7 +21,7 @@ from trueup.rewards.objectives.protocol import Judgements, ObjectiveConfig, Ties
 class GaussianConfig(ObjectiveConfig):
     """A mean and a variance a reply; the reward is the mean."""
 
-    outputs: ClassVar[int] = 2
+    heads: ClassVar[int] = 2
     kind: Literal["gaussian"] = "gaussian"
     """This file."""
     link: Literal["logistic", "probit"] = "logistic"

@@ -26,7 +26,7 @@ from trueup.rewards.objectives.protocol import Judgements, ObjectiveConfig, Ties
 class ODINConfig(ObjectiveConfig):
     """Bradley–Terry whose length part sits in a head of its own; the reward is the first head."""
 
-    outputs: ClassVar[int] = 2
+    heads: ClassVar[int] = 2
     kind: Literal["odin"] = "odin"
     """This file."""
     length_coefficient: float = Field(default=1.0, ge=0)

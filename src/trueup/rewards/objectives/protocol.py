@@ -33,13 +33,20 @@ class Judgements(Table):
     """[B] stated strength of a pair's preference, 0 where none."""
     length: Tensor
     """[B, K] length of each reply, characters."""
+    row: Tensor
+    """[B] int64 position of the group in its data set."""
 
 
 class ObjectiveConfig(Component):
     """Settings of an objective; the file's one subclass adds its own and implements `loss`."""
 
-    outputs: ClassVar[int] = 1
-    """H, numbers that the model gives a reply. The first is the reward; an objective that needs more says so."""
+    heads: ClassVar[int] = 1
+    """Numbers that the model gives a reply, the first of which is the reward; an objective that needs more says so."""
+
+    @property
+    def outputs(self) -> int:
+        """H, the model's outputs: `heads`, unless a setting decides."""
+        return self.heads
 
     @abstractmethod
     def loss(self, output: Tensor, judged: Judgements) -> Tensor:

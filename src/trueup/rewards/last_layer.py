@@ -1,0 +1,65 @@
+"""A reward that is careful where its last layer is unsure, against reference replies of the same prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trueup.data.rows import Conversation, Preference, Reply
+from trueup.data.tokens import Sequences
+from trueup.data.turns import prompt_id
+from trueup.models.embedding_reward import Embedded, EmbeddingReward
+from trueup.rewards.verifiable.reference import reference_of
+from trueup.stats.bootstrap import Array
+from trueup.stats.last_layer import LastLayer, best_last_layer
+
+
+class LastLayerReward:
+    """Lower bound of the reward difference to the mean of the prompt's reference replies.
+
+    Args:
+        model: gives frozen features; its own head is not used.
+        posterior: of a linear head on them, see `fit_posterior`.
+        references: prompt -> replies to compare with, such as samples of the SFT policy.
+        deviations: standard deviations taken off; 0 is the posterior's mean.
+    """
+
+    def __init__(
+        self, model: EmbeddingReward, posterior: LastLayer, references: Mapping[str, Sequence[Reply]], deviations: float = 1.0
+    ) -> None:
+        self.model, self.posterior, self.references, self.deviations = model, posterior, references, deviations
+        self._known: dict[str, Array] = {}
+
+    def score(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
+        """[B] see `Reward.score`.
+
+        Raises:
+            UserError: a prompt without references.
+        """
+        against = np.stack([self._reference(p) for p in prompts])
+        found = self.posterior.lower(vectors(self.model, prompts, replies) - against, self.deviations)
+        return torch.from_numpy(found).float()
+
+    def _reference(self, prompt: Conversation) -> Array:
+        key = prompt_id(prompt)
+        if key not in self._known:
+            replies = list(reference_of(self.references, prompt, "reference reply"))
+            self._known[key] = vectors(self.model, [prompt] * len(replies), replies).mean(0)
+        return self._known[key]
+
+
+def fit_posterior(model: EmbeddingReward, pairs: Sequence[Preference]) -> LastLayer:
+    """The posterior of a linear head on the model's features, its prior chosen by evidence."""
+    prompts = [p.prompt.text for p in pairs]
+    chosen, rejected = (vectors(model, prompts, r) for r in ([p.chosen for p in pairs], [p.rejected for p in pairs]))
+    return best_last_layer(chosen - rejected)
+
+
+def vectors(model: EmbeddingReward, prompts: Sequence[Conversation], replies: Sequence[Reply]) -> Array:
+    """[B, D] frozen features."""
+    features = model.encode(prompts, replies)
+    assert isinstance(features, Embedded)
+    return features.vectors.double().numpy()
