@@ -76,6 +76,10 @@ class Judged:
     margin: float | None = None
     """Stated strength of a pair's preference."""
     annotator: str = ""
+    domain: str = ""
+    """Part of the data set, such as ``chat``; results are told apart by it."""
+    styles: tuple[str, ...] = ()
+    """One a reply where the data set names its style, such as ``concise``."""
     where: str = ""
     """File and line it came from, for messages."""
 
