@@ -1,0 +1,74 @@
+"""What a score likes besides being right: length first (Singhal et al. 2023, arXiv:2310.03716).
+
+Within items only: replies to different prompts differ in length for good reasons.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from trueup.core.rng import Key
+from trueup.mismatch.reward_model.scores import ScoredPairs
+from trueup.stats.bootstrap import Array, cluster_sums, mean_estimate, statistic_estimate
+from trueup.stats.estimate import Estimate
+
+
+def length(frame: pd.DataFrame, pairs: ScoredPairs, key: Key) -> list[Estimate]:
+    """How score and rating go with length; empty where lengths are unknown.
+
+    Args:
+        frame: rows of one model.
+        pairs: its pairs.
+        key: random stream.
+
+    Returns:
+        ``length_correlation`` (within items, score with length), ``length_correlation_labels`` (rating with length),
+        ``length_partial`` (score with length given the rating), ``longer_scores_higher`` and ``longer_is_better`` (shares of pairs, the
+        second by the labels), ``accuracy_longer`` and ``accuracy_shorter`` (where the better rated reply is the longer, the shorter).
+    """
+    if not np.isfinite(pairs.longer).any():
+        return []
+    sums = _within(frame)
+    names = {"length_correlation": ("score", "length"), "length_correlation_labels": ("rating", "length")}
+    found = [
+        statistic_estimate(sums, lambda t, a=a, b=b: _pearson(t, a, b), name, "correlation", key / name)  # type: ignore[misc]
+        for name, (a, b) in names.items()
+    ]
+    found.append(statistic_estimate(sums, _partial, "length_partial", "correlation", key / "length_partial"))
+    differ = np.isfinite(pairs.longer) & (pairs.longer != 0)
+    higher = (np.sign(pairs.delta) * np.sign(pairs.longer) + 1) / 2
+    better = np.where(pairs.tied, np.nan, (np.sign(pairs.longer) + 1) / 2)
+    for name, values, kept in (
+        ("longer_scores_higher", higher, differ),
+        ("longer_is_better", better, differ),
+        ("accuracy_longer", pairs.correct, pairs.longer > 0),
+        ("accuracy_shorter", pairs.correct, pairs.longer < 0),
+    ):
+        found.append(mean_estimate(values[kept], pairs.prompt[kept], name, "share", key / name))
+    return found
+
+
+_COLUMNS = ("length", "rating", "score")
+_PRODUCTS = [(a, b) for i, a in enumerate(_COLUMNS) for b in _COLUMNS[i:]]
+
+
+def _within(frame: pd.DataFrame) -> Array:
+    """[prompts, products] sums of products of deviations from the item's mean."""
+    table = frame.rename(columns={"n_characters": "length"})
+    known = table[np.isfinite(table["length"])]
+    values = known[list(_COLUMNS)] - known.groupby("item")[list(_COLUMNS)].transform("mean")
+    return np.stack([cluster_sums(values[a] * values[b], known["prompt_id"])[0] for a, b in _PRODUCTS], axis=1)
+
+
+def _pearson(totals: Array, a: str, b: str) -> Array:
+    low, high = sorted((a, b))
+    size = np.sqrt(totals[..., _PRODUCTS.index((a, a))] * totals[..., _PRODUCTS.index((b, b))])
+    return np.divide(totals[..., _PRODUCTS.index((low, high))], size, out=np.full(np.shape(size), np.nan), where=size > 1e-12)
+
+
+def _partial(totals: Array) -> Array:
+    """Correlation of score and length given the rating."""
+    sl, sr, rl = (_pearson(totals, *names) for names in (("score", "length"), ("score", "rating"), ("rating", "length")))
+    size = np.sqrt(np.clip((1 - sr**2) * (1 - rl**2), 0, None))
+    return np.divide(sl - sr * rl, size, out=np.full(np.shape(size), np.nan), where=size > 1e-9)

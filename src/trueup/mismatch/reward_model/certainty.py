@@ -1,0 +1,73 @@
+"""Whether sigmoid(score difference) is the chance to be preferred, before and after one temperature.
+
+The temperature is fitted on one half of the prompts and judged on the other, both ways, so that nothing is judged on what it was fitted to.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trueup.core.rng import Key
+from trueup.mismatch.reward_model.scores import ScoredPairs
+from trueup.stats import calibration as stats
+from trueup.stats.bootstrap import Array, mean_estimate
+from trueup.stats.estimate import Estimate
+from trueup.stats.recalibration import fit_calibrator
+
+BAND = 0.95
+
+
+def certainty(pairs: ScoredPairs, key: Key) -> list[Estimate]:
+    """Calibration of one model; ties of rating count as half a win.
+
+    Returns:
+        for the scores as they are and (``_after``) divided by the temperature of the other half of the prompts: ``nll``, ``brier``,
+        ``ece_width`` and ``ece_mass`` (bins of equal width, of equal numbers), whose interval is the band in which calibrated scores
+        of this sharpness would fall; ``reliability`` and ``resolution`` of the Brier score; and ``temperature``, fitted to all.
+        Above 1 the scores are over-confident.
+    """
+    outcome = np.where(pairs.tied, 0.5, 1.0)
+    temperature = stats.fit_temperature(pairs.delta, outcome)
+    found = _measures(pairs.delta, outcome, pairs.prompt, "", key)
+    after = _cross_fitted(pairs, outcome, key)
+    if after is not None:
+        found += _measures(after, outcome, pairs.prompt, "_after", key)
+    n = len(np.unique(pairs.prompt))
+    found.append(Estimate(name="temperature", value=temperature, low=None, high=None, n=n, unit="score", method="maximum likelihood"))
+    return found
+
+
+def _measures(delta: Array, outcome: Array, prompt: NDArray[np.str_], suffix: str, key: Key) -> list[Estimate]:
+    found = [
+        mean_estimate(stats.nll_nats(delta, outcome), prompt, f"nll{suffix}", "nats", key / f"nll{suffix}"),
+        mean_estimate(stats.brier(delta, outcome), prompt, f"brier{suffix}", "brier", key / f"brier{suffix}"),
+    ]
+    n = len(np.unique(prompt))
+    edges: stats.Edges
+    for edges in ("width", "mass"):
+        name = f"ece_{edges}{suffix}"
+        band = np.quantile(stats.ece_under_calibration(delta, key / name, edges=edges), [0.0, BAND])
+        value = stats.reliability(delta, outcome, edges=edges).ece
+        found.append(
+            Estimate(name=name, value=value, low=float(band[0]), high=float(band[1]), n=n, unit="share", method="consistency band")
+        )
+    parts = stats.murphy(delta, outcome)
+    for name in ("reliability", "resolution"):
+        value = float(getattr(parts, name))
+        found.append(Estimate(name=f"{name}{suffix}", value=value, low=None, high=None, n=n, unit="brier", method="Murphy's decomposition"))
+    return found
+
+
+def _cross_fitted(pairs: ScoredPairs, outcome: Array, key: Key) -> Array | None:
+    """[N] differences over the temperature of the half they are not in; None where one half has none."""
+    names = np.unique(pairs.prompt)
+    half = set(names[(key / "halves").permutation(len(names))[: len(names) // 2]].tolist())
+    inside = np.array([p in half for p in pairs.prompt])
+    after = np.empty_like(pairs.delta)
+    for side in (inside, ~inside):
+        found = fit_calibrator(pairs.delta[~side], outcome[~side], "temperature") if (~side).any() else None
+        if found is None:
+            return None
+        after[side] = found.slope * pairs.delta[side]
+    return after
