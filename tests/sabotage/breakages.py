@@ -30,6 +30,7 @@ OBJECTIVES = "tests/by_hand/test_objectives.py"
 LEARNER = "tests/by_hand/test_reward_learner.py"
 VERIFIABLE = "tests/unit/test_rewards_verifiable.py"
 ENSEMBLES = "tests/by_hand/test_ensembles.py"
+EXAMINATION = "tests/by_hand/test_reward_examination.py"
 AGREEMENT = "tests/by_hand/test_agreement.py"
 CONTRACT = "tests/contract/test_learners.py"
 SAMPLER = "tests/oracle/test_sampler.py"
@@ -208,6 +209,12 @@ _REWARD_MODELS = (
     ("average-ignores-the-weights", "models/merge.py", "total += share * state[name].double()", "total += state[name].double() / len(states)", (ENSEMBLES,)),
     ("optimism-where-unsure", "stats/last_layer.py", "np.asarray(mean - deviations * np.sqrt(variance))", "np.asarray(mean + deviations * np.sqrt(variance))", (ENSEMBLES,)),
     ("uncertainty-of-scores-not-differences", "rewards/last_layer.py", "vectors(self.model, prompts, replies) - against", "vectors(self.model, prompts, replies)", (ENSEMBLES,)),
+    ("rating-ties-are-wins", "mismatch/reward_model/scores.py", "share=np.where(tied, 0.0, 1.0 /", "share=np.where(tied, 1.0, 1.0 /", (EXAMINATION,)),
+    ("pairs-not-items-count", "mismatch/reward_model/scores.py", "1.0 / np.maximum(untied[item], 1)", "1.0 / np.maximum(np.minimum(untied[item], 1), 1)", (EXAMINATION,)),
+    ("best-domain-is-the-worst", "mismatch/reward_model/accuracy.py", '("worst_domain", np.min)', '("worst_domain", np.max)', (EXAMINATION,)),
+    ("easy-is-hard", "mismatch/reward_model/accuracy.py", '"style_easy": first > second, "style_normal": first == second, "style_hard": first < second', '"style_easy": first < second, "style_normal": first == second, "style_hard": first > second', (EXAMINATION,)),
+    ("length-across-prompts", "mismatch/reward_model/bias.py", 'known.groupby("item")[list(_COLUMNS)].transform("mean")', "known[list(_COLUMNS)].mean()", (EXAMINATION,)),
+    ("temperature-judged-on-its-own-half", "mismatch/reward_model/certainty.py", "fit_calibrator(pairs.delta[~side], outcome[~side]", "fit_calibrator(pairs.delta[side], outcome[side]", (EXAMINATION,)),
     ("agreement-with-oneself", "stats/agreement.py", "(counts * (counts - 1)).sum(1), total * (total - 1)", "(counts * counts).sum(1), total * total", (AGREEMENT,)),
     ("ceiling-is-the-agreement", "stats/ceilings.py", "(1 + np.sqrt(np.clip(np.asarray(second, dtype=float), 0, 1))) / 2", "(1 + np.clip(np.asarray(second, dtype=float), 0, 1)) / 2", (AGREEMENT,)),
 )  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import typer
 
-from trueup.cli.main import app
+from trueup.cli.main import app, joined
 from trueup.core.component import config_class
 from trueup.core.config import load_config
 from trueup.core.rng import Key
@@ -170,7 +170,7 @@ def test_every_command_exists(page: Path, line: str) -> None:
 def check_trueup(words: list[str]) -> None:
     """The verb, its options and its configuration; nothing is run."""
     command: Any = typer.main.get_command(app)
-    context = command.make_context("trueup", list(words))
+    context = command.make_context("trueup", joined(words))
     while hasattr(command, "resolve_command"):
         name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
         context = command.make_context(name, list(rest), parent=context)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import typer
 
-from trueup.cli import config, data, kinds, policy, quickstart, report, reward, run, sft, version
+from trueup.cli import config, data, kinds, policy, quickstart, report, reward, reward_evaluate, run, sft, version
 from trueup.cli.launch import Stopped
 from trueup.cli.output import Output, only_result
 from trueup.core.errors import UserError
@@ -34,6 +34,7 @@ app.command("run")(run.run)
 app.command("sft")(sft.sft)
 app.command("reward")(reward.reward)
 app.command("policy")(policy.policy)
+app.command("reward evaluate")(reward_evaluate.evaluate)
 app.command("report")(report.report)
 app.command("list")(kinds.kinds)
 app.command("version")(version.version)
@@ -57,11 +58,12 @@ def invoke(arguments: Sequence[str]) -> int:
     Args:
         arguments: the words after ``trueup``.
     """
+    arguments = joined(arguments)
     with only_result("--json" in arguments) as json_to:
         command = next((a for a in arguments if not a.startswith("-")), "")
         output = Output(command, json_to)
         try:
-            app(args=list(arguments), prog_name="trueup", obj=output)
+            app(args=arguments, prog_name="trueup", obj=output)
         except UserError as error:
             output.refuse(error)
             return 2
@@ -79,3 +81,10 @@ def invoke(arguments: Sequence[str]) -> int:
             output.failed(f"a bug in trueup ({type(bug).__name__}: {bug}); standard error has the traceback.", status=1)
             raise
     return 0
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """The words with ``reward evaluate`` as one: a verb of two words beside one that takes a file."""
+    if list(arguments[:2]) == ["reward", "evaluate"]:
+        return ["reward evaluate", *arguments[2:]]
+    return list(arguments)

@@ -1,4 +1,4 @@
-"""``trueup reward``: the first reward model, with the stages it needs."""
+"""``trueup reward CONFIG``: the first reward model, with the stages it needs; ``trueup reward evaluate`` examines one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def reward(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Fit the reward model (SFT first, where that is not done)."""
+    """Fit the reward model (SFT first, where that is not done). `trueup reward evaluate` examines one."""
     output: Output = ctx.obj
     sets = overrides or []
     again = words("reward", config, sets, out, quiet=quiet, json=json)

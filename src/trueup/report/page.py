@@ -20,10 +20,15 @@ def render_html(page: Page) -> str:
 
     Whatever a model, a prompt or a file wrote is escaped; only our own drawings are markup.
     """
+    return render_template("page.html", page)
+
+
+def render_template(name: str, page: Page) -> str:
+    """A page under one of our templates; everything in it is escaped."""
     environment = _environment()
     script, _, _ = environment.loader.get_source(environment, "browse.js")  # type: ignore[union-attr]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html").render(page=page, script=Markup(script), script_hash=digest)
+    return environment.get_template(name).render(page=page, script=Markup(script), script_hash=digest)
 
 
 def render_markdown(page: Page) -> str:

@@ -1,0 +1,23 @@
+"""Scores that were made elsewhere, from a file. Neither models nor torch are needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from trueup.core.errors import UserError
+from trueup.data.source import read_rows
+from trueup.mismatch.reward_model.scores import checked
+
+
+def read_scores(path: str | Path) -> pd.DataFrame:
+    """A table of scores from a file of any format that rows are read from; columns as `trueup.mismatch.reward_model.scores` names them.
+
+    Raises:
+        UserError: missing or damaged file, or a table that cannot be read.
+    """
+    rows = [row.values for row in read_rows(path)]
+    if not rows:
+        raise UserError("holds no rows.", where=str(path))
+    return checked(pd.DataFrame(rows), str(path))
