@@ -162,6 +162,17 @@ def test_certainty_before_and_after() -> None:
     assert by_name(certainty(pairs_of(perfect), KEY))["temperature"].value is None
 
 
+def test_one_pair_of_each_item_is_judged() -> None:
+    # each item's three untied pairs have differences 1, 2 and 3; a fourth reply ties with the first
+    frame = table(*[(f"p{i}", "", [(3, 3.0), (2, 2.0), (1, 0.0), (3, 9.0)]) for i in range(400)])
+    found = by_name(certainty(pairs_of(frame), KEY))
+    # one an item, untied: the mean of softplus(-difference) over the five untied pairs 1, 3, 2, 7 and 9
+    costs = np.logaddexp(0, -np.array([1.0, 3.0, 2.0, 7.0, 9.0]))
+    assert found["nll"].n == 400
+    assert abs((found["nll"].value or 0) - costs.mean()) < 4 * costs.std() / 20
+    assert found["temperature"].value is None  # never a tie, so the order is always right
+
+
 def test_a_temperature_is_never_judged_on_what_it_was_fitted_to() -> None:
     # scores that say nothing: a temperature fitted to the very same pairs would never cost more than log 2 a pair, one of others does
     costs = []

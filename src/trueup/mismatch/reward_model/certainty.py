@@ -1,6 +1,7 @@
 """Whether sigmoid(score difference) is the chance to be preferred, before and after one temperature.
 
 The temperature is fitted on one half of the prompts and judged on the other, both ways, so that nothing is judged on what it was fitted to.
+Of items with several pairs one is drawn: pairs that share a reply are not independent, and the consistency band takes them to be.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def certainty(pairs: ScoredPairs, key: Key) -> list[Estimate]:
         of this sharpness would fall; ``reliability`` and ``resolution`` of the Brier score; and ``temperature``, fitted to all.
         Above 1 the scores are over-confident.
     """
+    pairs = pairs.take(_one_an_item(pairs, key))
     outcome = np.where(pairs.tied, 0.5, 1.0)
     temperature = stats.fit_temperature(pairs.delta, outcome)
     found = _measures(pairs.delta, outcome, pairs.prompt, "", key)
@@ -57,6 +59,14 @@ def _measures(delta: Array, outcome: Array, prompt: NDArray[np.str_], suffix: st
         value = float(getattr(parts, name))
         found.append(Estimate(name=f"{name}{suffix}", value=value, low=None, high=None, n=n, unit="brier", method="Murphy's decomposition"))
     return found
+
+
+def _one_an_item(pairs: ScoredPairs, key: Key) -> NDArray[np.bool_]:
+    """[N] one random pair of each item, an untied one where there is any."""
+    rank = (key / "pairs").permutation(len(pairs.item)) + len(pairs.item) * pairs.tied
+    best = np.full(int(pairs.item.max(initial=-1)) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(best, pairs.item, rank)
+    return np.asarray(rank == best[pairs.item])
 
 
 def _cross_fitted(pairs: ScoredPairs, outcome: Array, key: Key) -> Array | None:
