@@ -82,12 +82,14 @@ class TrunkReward:
 
     Attributes:
         cut_replies: cut replies that do not fit the context from the left, instead of stopping; False unless set.
+        max_length: longest prompt with reply, tokens (TRL's name); the context's own limit unless set.
 
     Raises:
         UserError: padding and eos are one token: transformers' own forward would read before eos.
     """
 
     cut_replies: bool = False
+    max_length: int | None = None
 
     def __init__(
         self, model: Any, tokenizer: PreTrainedTokenizerFast, rendering: Rendering = "template", precision: Precision = "float32"
@@ -112,7 +114,7 @@ class TrunkReward:
         """Tokens of prompts with replies; prompts are cut from the left where the context is too short, replies only if told to."""
         tokenizer = self._tokenizer
         prompt_ids = encode_prompts(tokenizer, prompts, rendering=self.rendering)
-        reply_ids, limit = encode_replies(tokenizer, replies), context_of(self.model)
+        reply_ids, limit = encode_replies(tokenizer, replies), self._limit()
         if self.cut_replies and limit is not None:
             reply_ids = [cut_left(ids, limit - 1) for ids in reply_ids]
         return pack(fit(tokenizer, prompt_ids, reply_ids, limit), reply_ids, tokenizer.pad_token_id)
@@ -148,13 +150,18 @@ class TrunkReward:
             sequences: the policy's prompts and replies.
             policy_tokenizer: of the policy.
         """
-        limit = context_of(self.model)
+        limit = self._limit()
         fits = limit is None or int(sequences.attention().sum(1).max()) <= limit
         if not fits or not same_tokenizer(policy_tokenizer, self._tokenizer):
             return None
         again = encode_replies(self._tokenizer, decode_replies(policy_tokenizer, sequences.replies, sequences.mask))
         tokens = [row[valid].tolist() for row, valid in zip(sequences.replies, sequences.mask, strict=True)]
         return sequences if again == tokens else None
+
+    def _limit(self) -> int | None:
+        """Longest sequence, tokens."""
+        known = [n for n in (context_of(self.model), self.max_length) if n is not None]
+        return min(known, default=None)
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `AutoModelForSequenceClassification` and `load_reward` load."""

@@ -62,6 +62,8 @@ class RewardModelConfig(Config):
     """Folder or hub name, for ``path``."""
     rendering: Literal["template", "roles"] = "template"
     """Messages become text by the tokenizer's chat template, or as ``Human: …`` and ``Assistant: …`` paragraphs where it has none."""
+    max_length: int | None = Field(default=None, ge=8)
+    """Longest prompt with reply, tokens (TRL's name); prompts are cut from the left. The trunk's context if left out."""
     cut_replies: bool = False
     """Cut replies that do not fit the trunk's context from the left, where they may be alike; else they are an error."""
     head_width: int = Field(default=64, ge=0)

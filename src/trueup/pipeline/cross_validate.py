@@ -16,9 +16,11 @@ from trueup.core.rng import Key, epoch_rows
 from trueup.data.preferences import load_preferences
 from trueup.data.rows import Preference
 from trueup.data.splits import folds, groups_of, rest_of
+from trueup.data.tokens import plain_text
 from trueup.models.reward import RewardModel
 from trueup.pipeline.config import CrossValidateConfig, JudgedModelConfig, PreferenceFileConfig, resolve_path
 from trueup.pipeline.context import Context
+from trueup.pipeline.events import Event
 from trueup.pipeline.refit import margins
 from trueup.pipeline.reward import new_model
 from trueup.pipeline.steps import run_steps
@@ -29,6 +31,8 @@ from trueup.stats.estimate import Estimate
 from trueup.store.atomic import write_text
 
 STAGE = "cross_validate"
+AT_ONCE = 512
+"""Replies embedded between two lines of progress."""
 
 
 def cross_validate(context: Context, config: CrossValidateConfig) -> list[dict[str, Any]]:
@@ -55,6 +59,8 @@ def _judge(
     """One model on one set: margins of every pair under the model that did not see its opening turn."""
     groups = groups_of(pairs)
     key = context.key / STAGE / data.name
+    if model.model.trunk == "embeddings":
+        _embed(context, new_model(context, None, model, key), pairs, f"{STAGE}/{data.name}-{model.name}-embeddings")
     found: NDArray[np.float64] = np.full(len(pairs), np.nan)
     for fold, rows in enumerate(folds(groups, config.folds, key / "folds")):
         training = [pairs[int(i)] for i in rest_of(rows, len(pairs))]
@@ -74,6 +80,18 @@ def _judge(
         "ece": ece.to_dict(),
         "ece_if_calibrated": band.tolist(),
     }
+
+
+def _embed(context: Context, model: RewardModel, pairs: Sequence[Preference], stage: str) -> None:
+    """Put every reply into the embedder's cache, like lengths together: a batch of few texts costs as much as a full one."""
+    replies = [(p.prompt.text, r) for p in pairs for r in (p.chosen, p.rejected)]
+    replies.sort(key=lambda row: len(plain_text(row[0], row[1].text)))
+    context.tell(Event(kind="stage", stage=stage, step=0, total=len(replies)))
+    for start in range(0, len(replies), AT_ONCE):
+        part = replies[start : start + AT_ONCE]
+        model.encode([p for p, _ in part], [r for _, r in part])
+        context.tell(Event(kind="step", stage=stage, step=start + len(part), total=len(replies)))
+    context.embedder.flush()
 
 
 def _fold(

@@ -100,7 +100,7 @@ def new_model(context: Context, policy: Policy | None, config: RewardStageConfig
         outputs=config.objective.outputs,
     )
     if isinstance(made, TrunkReward):
-        made.cut_replies = model.cut_replies
+        made.cut_replies, made.max_length = model.cut_replies, model.max_length
     return made
 
 
@@ -164,5 +164,6 @@ def read_reward(context: Context, folder: Path) -> RewardModel:
         return load_embedding_reward(folder, context.embedder)
     model = load_reward(folder, precision=context.precision, rendering=context.config.reward.model.rendering)
     if isinstance(model, TrunkReward):
-        model.cut_replies = context.config.reward.model.cut_replies
+        config = context.config.reward.model
+        model.cut_replies, model.max_length = config.cut_replies, config.max_length
     return model
