@@ -157,6 +157,14 @@ def test_prompts_are_cut_from_the_left_and_replies_never() -> None:
     assert scores[0] != scores[1]
     with pytest.raises(UserError, match="row 0: the reply alone has 31 tokens"):
         reward.encode(["ask"], [Reply(text=" ".join(["good"] * 30))])
+    # a shorter limit of one's own holds for both ways to features
+    reward.max_length = 10
+    short = reward.encode([long], [Reply(text="good bad")])
+    assert int(short.attention().sum()) == 10
+    assert reward.from_policy_tokens(features, reward.tokenizer) is None
+    assert reward.from_policy_tokens(short, reward.tokenizer) is not None
+    reward.max_length = 100  # but not beyond the context
+    assert int(reward.encode([long], [Reply(text="good bad")]).attention().sum()) == 24
 
 
 def test_the_shared_tokenizer_path_equals_the_text_path_or_is_refused() -> None:

@@ -19,6 +19,7 @@ from trueup.core.errors import UserError
 from trueup.core.record import Decoding
 from trueup.core.rng import Key
 from trueup.data.rows import Preference, Prompt, Reply, Split
+from trueup.models.embedding_cache import CachedEmbedder
 from trueup.models.policy import reference_of
 from trueup.models.reward import load_reward
 from trueup.pipeline import arm as arm_module
@@ -250,3 +251,33 @@ def test_cross_validation_learns_what_can_be_learned(tmp_path: Path, preference_
     execute(config, tmp_path / "out", resume=True)  # every fold is done: nothing is fitted again
     assert (tmp_path / "out" / "reward.json").read_text() == before
     assert len((tmp_path / "out" / "ledger.jsonl").read_text().splitlines()) == len(steps)
+
+
+class Counting:
+    """Embeds a text as its length, and keeps what it was asked."""
+
+    name, dimension = "counting", 2
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        self.calls.append(list(texts))
+        angle = np.array([len(t) for t in texts], dtype=np.float32)
+        return np.stack([np.cos(angle), np.sin(angle)], 1)
+
+
+def test_replies_are_embedded_once_and_by_length_before_the_folds(
+    tmp_path: Path, preference_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = Counting()
+    monkeypatch.setattr("trueup.pipeline.context.load_embedder", lambda name, folder: CachedEmbedder(inner, folder))
+    config = judged(preference_file, tmp_path).model_dump(mode="json")
+    config["cross_validate"]["models"][0]["model"] = {"trunk": "embeddings", "features": "joined", "head_width": 0}
+    monkeypatch.setattr(cross, "AT_ONCE", 20)
+    execute(validate(config, RunConfig, where="here"), tmp_path / "out")
+    texts = [t for call in inner.calls for t in call]
+    assert len(texts) == len(set(texts)) > 20
+    assert len(inner.calls) == 3  # 48 replies, 20 at a time; the folds asked nothing more
+    lengths = [[len(t) for t in call] for call in inner.calls]
+    assert all(max(a) <= min(b) for a, b in zip(lengths, lengths[1:], strict=False))
