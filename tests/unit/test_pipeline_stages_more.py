@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -280,4 +281,4 @@ def test_replies_are_embedded_once_and_by_length_before_the_folds(
     assert len(texts) == len(set(texts)) > 20
     assert len(inner.calls) == 3  # 48 replies, 20 at a time; the folds asked nothing more
     lengths = [[len(t) for t in call] for call in inner.calls]
-    assert all(max(a) <= min(b) for a, b in zip(lengths, lengths[1:], strict=False))
+    assert all(max(a) <= min(b) for a, b in itertools.pairwise(lengths))
