@@ -50,6 +50,8 @@ def test_krippendorff() -> None:
     counts = agree.vote_counts(codes, 4)
     sums = agree.coincidence_sums(counts).sum(0)
     assert float(agree.krippendorff_alpha(agree.nominal(4))(sums)) == pytest.approx(0.6913580, abs=1e-7)
+    both = agree.krippendorff_alpha(agree.nominal(4))(np.stack([sums, 2 * np.eye(4).ravel()]))  # many resamples at a time
+    assert both.tolist() == pytest.approx([0.6913580, 1.0], abs=1e-7)
     numbers = np.arange(4.0)
     interval = agree.krippendorff_alpha((numbers[:, None] - numbers) ** 2)
     # by pairs: observed over expected squared distance of pairable values
@@ -111,6 +113,7 @@ def test_four_labels_narrow_the_ceiling() -> None:
     assert ceiling_of_moments(0.36, 0.36**2) == pytest.approx((0.8, 0.8), abs=1e-6)
     assert ceiling_of_moments(0.36, 0.01) == pytest.approx((0.8, 0.8), abs=1e-6)
     assert ceiling_of_moments(0.5, 0.9) == pytest.approx((0.75, 0.75), abs=1e-6)
+    assert ceiling_of_moments(1.4, 1.2) == pytest.approx((1.0, 1.0), abs=1e-9)
     assert ceiling_of_moments(0.0, 0.0) == pytest.approx((0.5, 0.5), abs=1e-9)
 
 

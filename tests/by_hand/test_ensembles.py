@@ -41,6 +41,10 @@ def test_rules_golden() -> None:
     assert one("uwo") == pytest.approx(1.3466667, abs=1e-7)
     assert one("mean_std") == pytest.approx(1.6 - 0.5 * math.sqrt(1.52 / 3), abs=1e-9)
     assert one("soft_min", 1.0) == pytest.approx(1.3952043, abs=1e-7)
+    # every reply by itself: beside one on which all agree, nothing changes
+    beside = torch.cat([THREE, torch.full_like(THREE, 9.0)], 1)
+    for rule in RULES:
+        assert aggregate(beside, rule, 0.5).tolist() == pytest.approx([one(rule), 9.0]), rule
     assert one("median", scores=torch.cat([THREE, torch.tensor([[1.4]])])) == pytest.approx(1.3)
     assert disagreement(THREE).item() == pytest.approx(math.sqrt(1.52 / 3), abs=1e-9)
 

@@ -56,6 +56,7 @@ def test_isotonic_is_pool_adjacent_violators_over_both_orders() -> None:
     np.testing.assert_allclose(found.probability(grid), expected.predict(grid), atol=1e-9)
     np.testing.assert_allclose(found.probability(grid) + found.probability(-grid), 1.0, atol=1e-9)
     assert len(found.knots) < len(d)
+    assert found.n == 300
     assert np.all(np.diff(found.probability(grid)) >= 0)
 
 

@@ -125,6 +125,7 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     ),
     Equivalent("stats.calibration.fit_temperature", "brentq(slope, low, high, )", TOLERANCE),
     Equivalent("stats.calibration.fit_temperature", "xtol=1.000000000001", TOLERANCE),
+    Equivalent("stats.recalibration.fit_calibrator", "outcome).mean()), start, )", "BFGS is the method without bounds"),
     Equivalent("stats.curves.Law.gain", "safe = np.where(x > 0, x, 2.0)", "replaced by 0 in the next line"),
     Equivalent("stats.curves.coefficients", "& (w >= 0)", WEIGHTLESS),
     Equivalent("stats.curves.coefficients", "np.where(valid, x, 2.0)", WEIGHTLESS),
