@@ -47,7 +47,7 @@ class Case:
 # What the input is made of
 
 GOOD = {"prompt": "p", "chosen": "yes", "rejected": "no"}
-ARCHIVE = gzip.compress((json.dumps(GOOD) + "\n").encode() * 99)
+ARCHIVE = gzip.compress((json.dumps(GOOD) + "\n").encode() * 99, mtime=0)
 TINY = """
 threads: 1
 world: {kind: helpdesk, train_prompts: 8, validation_prompts: 4, test_prompts: 6, demonstrations: 24, train_pairs: 16, validation_pairs: 8}
@@ -292,7 +292,7 @@ CASES = [
     Case("not UTF-8", data_file("prefs.jsonl", b'{"prompt": "\xff"}\n'), r"prefs\.jsonl, line 1", "not UTF-8"),
     Case(
         "interrupted download",
-        data_file("prefs.jsonl.gz", gzip.compress(json.dumps(GOOD).encode() * 1)[:-9]),
+        data_file("prefs.jsonl.gz", gzip.compress(json.dumps(GOOD).encode(), mtime=0)[:-9]),
         r"prefs\.jsonl\.gz, after line",
         "cut short",
     ),
