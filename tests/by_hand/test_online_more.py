@@ -13,11 +13,12 @@ from pydantic import ValidationError
 from tests_support import goodness, tiny_parts, tiny_policy
 from trueup.core.rng import Key
 from trueup.data.rows import Demonstration, Prompt, Reply
+from trueup.learn.table import Examples
 from trueup.optimizers.experience import PromptBatch, importance_weight, penalised_score, reference_gap, sample_and_score, sampling_gap
 from trueup.optimizers.ppo import PPO, PPOConfig
 from trueup.optimizers.protocol import OnlineConfig, Parts
 from trueup.optimizers.rloo import RLOO, RLOOConfig
-from trueup.optimizers.sft import SFT, DemonstrationBatch, SFTConfig
+from trueup.optimizers.sft import SFT, SFTConfig
 from trueup.rewards.programmed import ProgrammedReward
 
 ASKED = PromptBatch(row=torch.arange(3), prompt=("ask", "tell good", "ask tell bad"), ids=((6,), (7, 3), (6, 7, 4)))
@@ -340,9 +341,9 @@ def test_one_reply_has_no_siblings() -> None:
 def test_sft_counts_reply_tokens_alike_and_cuts_prompts_only() -> None:
     policy = tiny_policy()
     said = [("ask", "good bad", True), ("tell", "dull", False), ("ask " * 31 + "tell", "good", True)]
-    batch = DemonstrationBatch(
+    batch = Examples(
         row=torch.arange(3),
-        demonstration=tuple(Demonstration(prompt=Prompt(id="p", text=p), reply=Reply(text=r, finished=f)) for p, r, f in said),
+        example=tuple(Demonstration(prompt=Prompt(id="p", text=p), reply=Reply(text=r, finished=f)) for p, r, f in said),
     )
     learner = SFT(policy)
     with torch.no_grad():

@@ -14,8 +14,8 @@ import torch
 from tests_support import tiny_policy, tiny_reward
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
-from trueup.data.rows import Preference, Prompt, Reply
-from trueup.learn.table import Table
+from trueup.data.rows import Preference, Prompt, Reply, judged
+from trueup.learn.table import Examples, Table
 from trueup.realign.config import RealignConfig
 from trueup.realign.frft import plan_refit, repeated_share, undesirable
 from trueup.realign.select.everything import EverythingConfig
@@ -23,7 +23,7 @@ from trueup.realign.select.protocol import PolicySample
 from trueup.realign.select.random import RandomConfig
 from trueup.realign.select.similar import SimilarConfig, combine, similarity
 from trueup.realign.trigger import due, pause_steps
-from trueup.rewards.fit import PreferenceBatch, RewardLearner
+from trueup.rewards.fit import RewardLearner
 from trueup.rewards.learned import LearnedReward, Scale, measure_scale, read_scale, save_reward
 from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig
 
@@ -210,7 +210,7 @@ class Reader:
 def test_fitting_a_reward_model_by_hand() -> None:
     learner = RewardLearner(BradleyTerryConfig(), Reader())  # type: ignore[arg-type]
     pairs = (pair(0, "3", "1"), pair(1, "0", "2"), pair(2, "1", "1"), pair(3, "5", "1"))
-    e = learner.collect(PreferenceBatch(row=torch.arange(4), preference=pairs), Key(0))
+    e = learner.collect(Examples(row=torch.arange(4), example=tuple(judged(p) for p in pairs)), Key(0))
     loss = learner.loss(e, learner.weigh(e, learner.totals(e)))
     # differences 2, -2, 0, 4: softplus of -2, 2, 0, -4 over 4; accuracy (1 + 0 + 1/2 + 1) / 4; mean of 3 0 1 5 1 2 1 1
     assert loss.value.item() == pytest.approx(float(np.logaddexp(0, [-2, 2, 0, -4]).mean()), abs=1e-6)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from trueup.core.rng import Key
 from trueup.data.rows import Judged, Prompt, Reply
-from trueup.learn.table import Table
-from trueup.rewards.fit import GroupExperience, JudgedBatch, RewardLearner, judgements
+from trueup.learn.table import Examples, Table
+from trueup.rewards.fit import GroupExperience, RewardLearner, judgements
 from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig
 from trueup.rewards.objectives.odin import ODINConfig
 
@@ -53,7 +53,7 @@ GROUPS = [group("abc", "b"), group("c", "aaaaaa"), group("bb", "dddd", "a"), gro
 
 
 def learned(learner: RewardLearner, groups: Sequence[Judged], micro: int = 100) -> tuple[torch.Tensor, GroupExperience, dict[str, Any]]:
-    e = learner.collect(JudgedBatch(row=torch.arange(len(groups)), group=tuple(groups)), Key(0))
+    e = learner.collect(Examples(row=torch.arange(len(groups)), example=tuple(groups)), Key(0))
     weight = learner.weigh(e, learner.totals(e))
     learner.model.module.zero_grad()
     metrics: dict[str, Any] = {}

@@ -15,17 +15,17 @@ from tests_support import WORDS, tiny_parts, tiny_policy, tiny_reward
 from trueup.core.component import kinds, offered
 from trueup.core.config import resolve
 from trueup.core.rng import Key
-from trueup.data.rows import Demonstration, Judged, Preference, Prompt, Reply
+from trueup.data.rows import Demonstration, Judged, Preference, Prompt, Reply, judged
 from trueup.data.tokens import Sequences
-from trueup.learn.table import Table
+from trueup.learn.table import Examples, Table
 from trueup.loop.config import LoopConfig
 from trueup.loop.state import load_state, save_state
 from trueup.loop.train import train
 from trueup.optimizers.experience import PromptBatch
 from trueup.optimizers.ppo import PPOConfig
 from trueup.optimizers.rloo import RLOOConfig
-from trueup.optimizers.sft import SFT, DemonstrationBatch
-from trueup.rewards.fit import JudgedBatch, PreferenceBatch, RewardLearner
+from trueup.optimizers.sft import SFT
+from trueup.rewards.fit import RewardLearner
 from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig
 from trueup.rewards.objectives.protocol import Judgements, ObjectiveConfig
 
@@ -51,19 +51,20 @@ def reply(key: Key) -> Reply:
     return Reply(text=text(key), finished=bool(key.generator().random() < 0.7))
 
 
-def demonstrations(rows: int, key: Key) -> DemonstrationBatch:
+def demonstrations(rows: int, key: Key) -> Examples[Demonstration]:
     found = tuple(Demonstration(prompt=prompt(key / i), reply=reply(key / i / "r")) for i in range(rows))
-    return DemonstrationBatch(row=torch.arange(rows), demonstration=found)
+    return Examples(row=torch.arange(rows), example=found)
 
 
-def preferences(rows: int, key: Key) -> PreferenceBatch:
+def preferences(rows: int, key: Key) -> Examples[Judged]:
     found = tuple(
-        Preference(id=str(i), prompt=prompt(key / i), chosen=reply(key / i / "c"), rejected=reply(key / i / "r")) for i in range(rows)
+        judged(Preference(id=str(i), prompt=prompt(key / i), chosen=reply(key / i / "c"), rejected=reply(key / i / "r")))
+        for i in range(rows)
     )
-    return PreferenceBatch(row=torch.arange(rows), preference=found)
+    return Examples(row=torch.arange(rows), example=found)
 
 
-def groups(rows: int, key: Key) -> JudgedBatch:
+def groups(rows: int, key: Key) -> Examples[Judged]:
     """Groups of two to four replies, with ties, margins, and one group in which all are tied."""
     found = []
     for i in range(rows):
@@ -74,7 +75,7 @@ def groups(rows: int, key: Key) -> JudgedBatch:
                 id=str(i), prompt=prompt(key / i), replies=tuple(reply(key / i / j) for j in range(size)), ratings=ratings, margin=0.5 * i
             )
         )
-    return JudgedBatch(row=torch.arange(rows), group=tuple(found))
+    return Examples(row=torch.arange(rows), example=tuple(found))
 
 
 @dataclass(frozen=True)

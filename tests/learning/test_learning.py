@@ -10,17 +10,18 @@ from accelerate import Accelerator
 
 from tests_support import goodness, tiny_parts, tiny_policy, tiny_reward
 from trueup.core.rng import Key
-from trueup.data.rows import Demonstration, Preference, Prompt, Reply
+from trueup.data.rows import Demonstration, Preference, Prompt, Reply, judged
 from trueup.data.tokens import decode_replies
 from trueup.decoding.rollout import Rollout
+from trueup.learn.table import Examples
 from trueup.loop.config import LoopConfig
 from trueup.loop.train import train
 from trueup.models.policy import Policy
 from trueup.optimizers.experience import PromptBatch
 from trueup.optimizers.ppo import PPOConfig
 from trueup.optimizers.rloo import RLOOConfig
-from trueup.optimizers.sft import SFT, DemonstrationBatch
-from trueup.rewards.fit import PreferenceBatch, RewardLearner
+from trueup.optimizers.sft import SFT
+from trueup.rewards.fit import RewardLearner
 from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig
 
 PROMPT = Prompt(id="p", text="ask")
@@ -70,7 +71,7 @@ def test_a_strong_kl_coefficient_keeps_the_policy_home() -> None:
 def test_sft_imitates() -> None:
     policy = tiny_policy()
     rows = tuple(Demonstration(prompt=PROMPT, reply=Reply(text="good good tell")) for _ in range(8))
-    learn(SFT(policy), lambda i: DemonstrationBatch(row=torch.arange(8), demonstration=rows), 60, learning_rate=1e-2)
+    learn(SFT(policy), lambda i: Examples(row=torch.arange(8), example=rows), 60, learning_rate=1e-2)
     sampled = Rollout(policy).sample([[6]], num_samples=50, max_tokens=6, key=Key(1))
     texts = [r.text for r in decode_replies(policy.tokenizer, sampled.sequences.replies, sampled.sequences.mask)]
     assert texts.count("good good tell") > 45
@@ -89,7 +90,7 @@ def test_reward_models_rank_unseen_pairs() -> None:
         return tuple(out)
 
     model = tiny_reward()
-    batches = [PreferenceBatch(row=torch.arange(64), preference=pairs(i, 64)) for i in range(60)]
+    batches = [Examples(row=torch.arange(64), example=tuple(judged(p) for p in pairs(i, 64))) for i in range(60)]
     learn(RewardLearner(BradleyTerryConfig(), model), lambda i: batches[i], 60, learning_rate=1e-2)
     held = pairs(1000, 300)
     with torch.no_grad():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Self
+from typing import Generic, NamedTuple, Self, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Text = tuple[str, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,20 @@ class Table:
             column = getattr(self, f.name)
             columns[f.name] = change(column) if isinstance(column, Tensor) else column._reshaped(change)
         return type(self)(**columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples(Table, Generic[T]):
+    """Rows of a data set to learn from, such as demonstrations or judged groups."""
+
+    row: Tensor
+    """[B] int64 position in the data set."""
+    example: tuple[T, ...]
+
+    @classmethod
+    def of(cls, data: Sequence[T], rows: NDArray[np.int64]) -> Examples[T]:
+        """The rows at these positions of ``data``, [B]."""
+        return Examples(row=torch.from_numpy(rows), example=tuple(data[int(i)] for i in rows))
 
 
 @dataclass(frozen=True, slots=True)

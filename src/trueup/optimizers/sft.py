@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trueup.core.rng import Key
 from trueup.data.rows import Demonstration
 from trueup.data.tokens import Sequences, encode_prompts, encode_replies, fit, pack
-from trueup.learn.table import Loss, Table
+from trueup.learn.table import Examples, Loss, Table
 from trueup.models.policy import Policy
 from trueup.ops.masking import mean_of, weighted_sum
 from trueup.ops.weights import counts, token_mean
@@ -30,15 +30,6 @@ class SFTConfig(OptimizerConfig):
     def build(self, parts: Parts) -> SFT:
         """The learner; it needs the policy alone."""
         return SFT(parts.policy)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemonstrationBatch(Table):
-    """Replies to imitate."""
-
-    row: Tensor
-    """[B] position in the data set."""
-    demonstration: tuple[Demonstration, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +56,9 @@ class SFT:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing beside weights."""
 
-    def collect(self, batch: DemonstrationBatch, key: Key) -> SFTExperience:
+    def collect(self, batch: Examples[Demonstration], key: Key) -> SFTExperience:
         """Encode prompts and replies."""
-        tokenizer, rows = self.policy.tokenizer, batch.demonstration
+        tokenizer, rows = self.policy.tokenizer, batch.example
         replies = encode_replies(tokenizer, [d.reply for d in rows])
         prompts = fit(tokenizer, encode_prompts(tokenizer, [d.prompt.text for d in rows]), replies, self.policy.max_tokens)
         return SFTExperience(sequences=pack(prompts, replies, tokenizer.pad_token_id))

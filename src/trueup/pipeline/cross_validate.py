@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from trueup.core.errors import UserError
 from trueup.core.rng import Key, epoch_rows
 from trueup.data.preferences import load_preferences
-from trueup.data.rows import Preference
+from trueup.data.rows import Judged, Preference, judged
 from trueup.data.splits import folds, groups_of, rest_of
 from trueup.data.tokens import plain_text
+from trueup.learn.table import Examples
 from trueup.models.reward import RewardModel
 from trueup.pipeline.config import CrossValidateConfig, JudgedModelConfig, PreferenceFileConfig, resolve_path
 from trueup.pipeline.context import Context
@@ -24,7 +24,7 @@ from trueup.pipeline.events import Event
 from trueup.pipeline.refit import margins
 from trueup.pipeline.reward import new_model
 from trueup.pipeline.steps import run_steps
-from trueup.rewards.fit import PreferenceBatch, RewardLearner
+from trueup.rewards.fit import RewardLearner
 from trueup.stats.bootstrap import mean_estimate
 from trueup.stats.calibration import ece_under_calibration, nll_nats, reliability
 from trueup.stats.estimate import Estimate
@@ -104,10 +104,10 @@ def _fold(
         fresh = new_model(context, None, model, key / "model")
         learner = RewardLearner(model.objective, fresh)
         steps = math.ceil(len(training) * model.epochs / model.batch_size)
+        groups = [judged(p) for p in training]
 
-        def batch_of(step: int) -> PreferenceBatch:
-            picked = epoch_rows(key / "data", len(training), min(model.batch_size, len(training)), step)
-            return PreferenceBatch(row=torch.from_numpy(picked), preference=tuple(training[int(i)] for i in picked))
+        def batch_of(step: int) -> Examples[Judged]:
+            return Examples.of(groups, epoch_rows(key / "data", len(groups), min(model.batch_size, len(groups)), step))
 
         run_steps(context, stage, learner, batch_of, steps=steps, loop=model.loop, key=key / "steps")
         done = {"margins": _held_out(fresh, held)}

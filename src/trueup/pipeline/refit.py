@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 
 from trueup.core.errors import UserError
 from trueup.core.record import Decoding
 from trueup.core.rng import Key, epoch_rows
-from trueup.data.rows import Preference, Prompt
+from trueup.data.rows import Judged, Preference, Prompt, judged
+from trueup.learn.table import Examples
 from trueup.loop.train import train
 from trueup.models.embeddings import Embedder
 from trueup.models.policy import Policy
@@ -21,7 +21,7 @@ from trueup.pipeline.sampling import replies_of, write
 from trueup.realign.config import RealignConfig
 from trueup.realign.frft import RefitPlan, plan_refit
 from trueup.realign.select.protocol import PolicySample
-from trueup.rewards.fit import PreferenceBatch, RewardLearner
+from trueup.rewards.fit import RewardLearner
 from trueup.rewards.learned import LearnedReward, measure_scale, save_reward
 from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig
 from trueup.store.atomic import atomic_folder
@@ -52,13 +52,13 @@ def refit_once(
     rows, replies = replies_of(write(policy, picked, decoding, key / "samples", samples=config.samples_per_prompt))
     plan = plan_refit(pool, [PolicySample(prompt=p, reply=r) for p, r in zip(rows, replies, strict=True)], config, embedder, key)
     pairs = [pool[i] for i in plan.rows]
-    judged = list(held_out) or pairs[: plan.selected]
-    before = _hits(margins(model, judged))
+    checks = list(held_out) or pairs[: plan.selected]
+    before = _hits(margins(model, checks))
     steps = math.ceil(len(pairs) * config.epochs / config.batch_size)
+    groups = [judged(p) for p in pairs]
 
-    def batch_of(step: int) -> PreferenceBatch:
-        found = epoch_rows(key / "data", len(pairs), min(config.batch_size, len(pairs)), step)
-        return PreferenceBatch(row=torch.from_numpy(found), preference=tuple(pairs[int(i)] for i in found))
+    def batch_of(step: int) -> Examples[Judged]:
+        return Examples.of(groups, epoch_rows(key / "data", len(groups), min(config.batch_size, len(groups)), step))
 
     learner = RewardLearner(BradleyTerryConfig(), model)
     for _ in train(learner, batch_of, steps=steps, config=config.loop, key=key / "fit", accelerator=Accelerator(cpu=True)):
@@ -67,7 +67,7 @@ def refit_once(
     reward.scale = measure_scale(reward.raw([p.text for p in rows], replies))
     with atomic_folder(out) as new:
         save_reward(new, reward)
-    return plan, before, _hits(margins(model, judged))
+    return plan, before, _hits(margins(model, checks))
 
 
 def margins(model: RewardModel, pairs: Sequence[Preference]) -> list[float]:

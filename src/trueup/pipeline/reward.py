@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from trueup.core.errors import UserError
 from trueup.core.rng import Key, epoch_rows
-from trueup.data.rows import Preference, Prompt, Reply, swapped
+from trueup.data.rows import Judged, Preference, Prompt, Reply, judged, swapped
+from trueup.learn.table import Examples
 from trueup.loop.config import LoopConfig
 from trueup.models.embedding_reward import SETTINGS as EMBEDDING_SETTINGS
 from trueup.models.embedding_reward import load_embedding_reward, new_embedding_reward
@@ -23,7 +22,7 @@ from trueup.pipeline.context import Context
 from trueup.pipeline.sampling import decoding_of, reference_samples
 from trueup.pipeline.shared import folder_digest, model_digest, pairs_digest, share
 from trueup.pipeline.steps import run_steps
-from trueup.rewards.fit import PreferenceBatch, RewardLearner
+from trueup.rewards.fit import RewardLearner
 from trueup.rewards.learned import LearnedReward, measure_scale, read_scale, save_reward
 from trueup.rewards.objectives.protocol import ObjectiveConfig
 from trueup.sandbox.world import World
@@ -121,10 +120,10 @@ def fitted(
 ) -> LearnedReward:
     """Fit a reward model to pairs, rescale it on the reference samples, and save it; read it back where that was done."""
     stage = f"{arm}/{name}" if arm else name
+    groups = [judged(p) for p in pairs]
 
-    def batch_of(step: int) -> PreferenceBatch:
-        picked = epoch_rows(key / "data", len(pairs), min(batch_size, len(pairs)), step)
-        return PreferenceBatch(row=torch.from_numpy(picked), preference=tuple(pairs[int(i)] for i in picked))
+    def batch_of(step: int) -> Examples[Judged]:
+        return Examples.of(groups, epoch_rows(key / "data", len(groups), min(batch_size, len(groups)), step))
 
     def make() -> None:
         run_steps(context, name, RewardLearner(objective, model), batch_of, steps=steps, loop=loop, key=key, arm=arm)

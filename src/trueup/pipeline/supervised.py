@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import torch
-
 from trueup.core.errors import UserError
 from trueup.core.rng import epoch_rows
+from trueup.data.rows import Demonstration
+from trueup.learn.table import Examples
 from trueup.models.policy import LoraSettings, Policy, load_policy
 from trueup.models.tiny import tiny_llama, tiny_tokenizer
-from trueup.optimizers.sft import SFT, DemonstrationBatch
+from trueup.optimizers.sft import SFT
 from trueup.pipeline.config import PolicyModelConfig, resolve_path
 from trueup.pipeline.context import Context
 from trueup.pipeline.shared import demonstrations_digest, model_digest, share
@@ -82,9 +82,8 @@ def _fine_tune(context: Context, policy: Policy) -> dict[str, object]:
     steps = math.ceil(len(rows) * config.epochs / config.batch_size)
     key = context.key / STAGE
 
-    def batch_of(step: int) -> DemonstrationBatch:
-        picked = epoch_rows(key / "data", len(rows), config.batch_size, step)
-        return DemonstrationBatch(row=torch.from_numpy(picked), demonstration=tuple(rows[int(i)] for i in picked))
+    def batch_of(step: int) -> Examples[Demonstration]:
+        return Examples.of(rows, epoch_rows(key / "data", len(rows), config.batch_size, step))
 
     policy.model.requires_grad_(True)
     run_steps(context, STAGE, SFT(policy), batch_of, steps=steps, loop=config.loop, key=key)

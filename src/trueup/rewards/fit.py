@@ -10,32 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from trueup.core.rng import Key
-from trueup.data.rows import Judged, Preference, Reply, judged
-from trueup.learn.table import Loss, Table
+from trueup.data.rows import Judged, Reply
+from trueup.learn.table import Examples, Loss, Table
 from trueup.models.reward import RewardModel
 from trueup.ops.masking import keep, mean_of, weighted_sum
 from trueup.rewards.objectives.protocol import Judgements, ObjectiveConfig, over_pairs
 
 ABSENT = Reply(text="")
 """Fills the places of smaller groups."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreferenceBatch(Table):
-    """Pairs to learn from."""
-
-    row: Tensor
-    """[B] position in the data set."""
-    preference: tuple[Preference, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgedBatch(Table):
-    """Groups of replies to learn from."""
-
-    row: Tensor
-    """[B] position in the data set."""
-    group: tuple[Judged, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +51,9 @@ class RewardLearner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing beside weights."""
 
-    def collect(self, batch: PreferenceBatch | JudgedBatch, key: Key) -> GroupExperience:
+    def collect(self, batch: Examples[Judged], key: Key) -> GroupExperience:
         """Encode every reply of every group."""
-        groups = [judged(p) for p in batch.preference] if isinstance(batch, PreferenceBatch) else list(batch.group)
-        found = judgements(groups, batch.row)
+        groups, found = batch.example, judgements(batch.example, batch.row)
         size = found.rating.shape[1]
         replies = [r for g in groups for r in (*g.replies, *[ABSENT] * (size - len(g.replies)))]
         features = self.model.encode([g.prompt.text for g in groups for _ in range(size)], replies)
