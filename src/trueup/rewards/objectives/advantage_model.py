@@ -19,13 +19,13 @@ from pydantic import Field
 from torch import Tensor
 
 from trueup.rewards.objectives.bradley_terry import bradley_terry_loss
-from trueup.rewards.objectives.protocol import Judgements, ObjectiveConfig, Ties, over_pairs, pairs_used
+from trueup.rewards.objectives.protocol import ComparisonConfig, Judgements, over_pairs
 
 NEAR = 0.02
 """Share of the bound, from its end, where the straight line begins."""
 
 
-class AdvantageModelConfig(ObjectiveConfig):
+class AdvantageModelConfig(ComparisonConfig):
     """Bounded, centred Bradley–Terry."""
 
     kind: Literal["advantage_model"] = "advantage_model"
@@ -36,8 +36,6 @@ class AdvantageModelConfig(ObjectiveConfig):
     """Weight of the barrier; 0 is Bradley–Terry."""
     center: Literal["none", "group"] = "none"
     """Which expectation is taken off: none, or the mean of the group."""
-    ties: Ties = "half"
-    """Equal ratings: ``half`` a win each way, or ``drop`` the pair."""
 
     def loss(self, output: Tensor, judged: Judgements) -> Tensor:
         """[B] Bradley–Terry plus barrier, mean over the pairs of a group."""
@@ -52,10 +50,6 @@ class AdvantageModelConfig(ObjectiveConfig):
             return bradley_terry_loss(a, b) + self.barrier_coefficient * (barrier(a, self.bound) + barrier(-b, self.bound))
 
         return over_pairs(score, judged, pair_loss, self.ties)
-
-    def counted(self, judged: Judgements) -> Tensor:
-        """[B] Groups with at least one pair that is used."""
-        return pairs_used(judged, self.ties).any(1)
 
 
 def barrier(score: Tensor, bound: float) -> Tensor:

@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trueup.rewards.objectives.protocol import Judgements, ObjectiveConfig
+from trueup.rewards.objectives.protocol import Judgements, RankingConfig
 
 
-class BestOfKConfig(ObjectiveConfig):
+class BestOfKConfig(RankingConfig):
     """Cross-entropy of the pick."""
 
     kind: Literal["best_of_k"] = "best_of_k"

@@ -14,7 +14,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from trueup.rewards.objectives.protocol import PairwiseConfig
+from trueup.rewards.objectives.protocol import Judgements, PairwiseConfig, Ties, over_pairs
 
 
 class BradleyTerryConfig(PairwiseConfig):
@@ -31,3 +31,12 @@ class BradleyTerryConfig(PairwiseConfig):
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     """Negative log-likelihood that ``chosen`` wins: [n], [n] -> [n]. Unchanged by a shift of both scores; finite at any size."""
     return F.softplus(rejected - chosen)
+
+
+def bradley_terry_over_pairs(score: Tensor, judged: Judgements, ties: Ties) -> Tensor:
+    """The mean of `bradley_terry_loss` over the pairs of each group: [B, K, 1] -> [B]; see `over_pairs`."""
+
+    def pair_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
+        return bradley_terry_loss(chosen.squeeze(-1), rejected.squeeze(-1))
+
+    return over_pairs(score, judged, pair_loss, ties)

@@ -15,10 +15,10 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, special
 
-from trueup.rewards.objectives.protocol import Judgements, ObjectiveConfig, Ties, over_pairs, pairs_used
+from trueup.rewards.objectives.protocol import ComparisonConfig, Judgements, over_pairs
 
 
-class GaussianConfig(ObjectiveConfig):
+class GaussianConfig(ComparisonConfig):
     """A mean and a variance a reply; the reward is the mean."""
 
     heads: ClassVar[int] = 2
@@ -26,8 +26,6 @@ class GaussianConfig(ObjectiveConfig):
     """This file."""
     link: Literal["logistic", "probit"] = "logistic"
     """``probit`` is exact for normal utilities; ``logistic`` adds Bradley–Terry's own noise."""
-    ties: Ties = "half"
-    """Equal ratings: ``half`` a win each way, or ``drop`` the pair."""
 
     def loss(self, output: Tensor, judged: Judgements) -> Tensor:
         """[B] Mean negative log-likelihood over the pairs of a group."""
@@ -37,10 +35,6 @@ class GaussianConfig(ObjectiveConfig):
             return gaussian_loss(gap, variance(chosen[..., 1]) + variance(rejected[..., 1]), self.link)
 
         return over_pairs(output, judged, pair_loss, self.ties)
-
-    def counted(self, judged: Judgements) -> Tensor:
-        """[B] Groups with at least one pair that is used."""
-        return pairs_used(judged, self.ties).any(1)
 
 
 def variance(raw: Tensor) -> Tensor:

@@ -15,11 +15,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trueup.rewards.objectives.bradley_terry import bradley_terry_loss
-from trueup.rewards.objectives.protocol import Judgements, ObjectiveConfig, Ties, over_pairs, pairs_used
+from trueup.rewards.objectives.bradley_terry import bradley_terry_over_pairs
+from trueup.rewards.objectives.protocol import ComparisonConfig, Judgements
 
 
-class HeadsConfig(ObjectiveConfig):
+class HeadsConfig(ComparisonConfig):
     """Bradley–Terry for each of several heads. The reward is the first head; `trueup.rewards.ensemble.HeadsReward` reads all."""
 
     kind: Literal["heads"] = "heads"
@@ -28,8 +28,6 @@ class HeadsConfig(ObjectiveConfig):
     """Heads."""
     seen_share: float = Field(default=0.8, gt=0, le=1)
     """Share of the groups that each head learns from."""
-    ties: Ties = "half"
-    """Equal ratings: ``half`` a win each way, or ``drop`` the pair."""
 
     @property
     def outputs(self) -> int:
@@ -39,12 +37,8 @@ class HeadsConfig(ObjectiveConfig):
     def loss(self, output: Tensor, judged: Judgements) -> Tensor:
         """[B] Mean over heads of Bradley–Terry, where the head sees the group."""
         seen = sees(judged.row, self.members, self.seen_share).to(output.dtype)
-        losses = [over_pairs(output[..., h : h + 1], judged, _pair_loss, self.ties) for h in range(self.members)]
+        losses = [bradley_terry_over_pairs(output[..., h : h + 1], judged, self.ties) for h in range(self.members)]
         return (torch.stack(losses, 1) * seen).sum(1) / (self.members * self.seen_share)
-
-    def counted(self, judged: Judgements) -> Tensor:
-        """[B] Groups with at least one pair that is used."""
-        return pairs_used(judged, self.ties).any(1)
 
 
 def sees(row: Tensor, members: int, share: float) -> Tensor:
@@ -54,7 +48,3 @@ def sees(row: Tensor, members: int, share: float) -> Tensor:
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
         x = ((x ^ (x >> shift)) * factor) & low
     return x.double() / (low + 1) < share
-
-
-def _pair_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
-    return bradley_terry_loss(chosen.squeeze(-1), rejected.squeeze(-1))

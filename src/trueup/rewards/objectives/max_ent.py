@@ -14,10 +14,10 @@ from typing import Literal
 from torch import Tensor
 
 from trueup.rewards.objectives.best_of_k import best_of_k_loss
-from trueup.rewards.objectives.protocol import Judgements, ObjectiveConfig
+from trueup.rewards.objectives.protocol import Judgements, RankingConfig
 
 
-class MaxEntConfig(ObjectiveConfig):
+class MaxEntConfig(RankingConfig):
     """The demonstration (the highest rating of its group) among samples of a policy."""
 
     kind: Literal["max_ent"] = "max_ent"

@@ -19,11 +19,11 @@ from pydantic import Field
 from torch import Tensor
 
 from trueup.ops.correlation import correlation_gradient, paired_moments
-from trueup.rewards.objectives.bradley_terry import bradley_terry_loss
-from trueup.rewards.objectives.protocol import Judgements, ObjectiveConfig, Ties, over_pairs, pairs_used
+from trueup.rewards.objectives.bradley_terry import bradley_terry_over_pairs
+from trueup.rewards.objectives.protocol import ComparisonConfig, Judgements
 
 
-class ODINConfig(ObjectiveConfig):
+class ODINConfig(ComparisonConfig):
     """Bradley–Terry whose length part sits in a head of its own; the reward is the first head."""
 
     heads: ClassVar[int] = 2
@@ -33,16 +33,10 @@ class ODINConfig(ObjectiveConfig):
     """Weight of the correlations; 0 with ``orthogonal_coefficient`` 0 is Bradley–Terry on a sum of two heads."""
     orthogonal_coefficient: float = Field(default=1.0, ge=0)
     """Weight of the overlap of the two heads."""
-    ties: Ties = "half"
-    """Equal ratings: ``half`` a win each way, or ``drop`` the pair."""
 
     def loss(self, output: Tensor, judged: Judgements) -> Tensor:
         """[B] Bradley–Terry of the summed outputs; the correlations come in by `coupling`."""
-        return over_pairs(output.sum(-1, keepdim=True), judged, _pair_loss, self.ties)
-
-    def counted(self, judged: Judgements) -> Tensor:
-        """[B] Groups with at least one pair that is used."""
-        return pairs_used(judged, self.ties).any(1)
+        return bradley_terry_over_pairs(output.sum(-1, keepdim=True), judged, self.ties)
 
     def moments(self, output: Tensor, judged: Judgements) -> Tensor:
         """[12] `paired_moments` of (quality, length) and of (length head, length)."""
@@ -60,7 +54,3 @@ class ODINConfig(ObjectiveConfig):
     def regulariser(self, head: Tensor) -> Tensor | None:
         """[] orthogonal_coefficient |w_quality . w_length|."""
         return self.orthogonal_coefficient * (head[0] @ head[1]).abs()
-
-
-def _pair_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
-    return bradley_terry_loss(chosen.squeeze(-1), rejected.squeeze(-1))

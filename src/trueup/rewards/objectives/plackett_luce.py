@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trueup.rewards.objectives.protocol import Judgements, ObjectiveConfig
+from trueup.rewards.objectives.protocol import Judgements, RankingConfig
 
 
-class PlackettLuceConfig(ObjectiveConfig):
+class PlackettLuceConfig(RankingConfig):
     """Log-likelihood of the whole ranking."""
 
     kind: Literal["plackett_luce"] = "plackett_luce"

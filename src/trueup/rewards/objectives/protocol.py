@@ -38,7 +38,7 @@ class Judgements(Table):
 
 
 class ObjectiveConfig(Component):
-    """Settings of an objective; the file's one subclass adds its own and implements `loss`."""
+    """Settings of an objective; the file's one subclass adds its own and implements `loss` and `counted`."""
 
     heads: ClassVar[int] = 1
     """Numbers that the model gives a reply, the first of which is the reward; an objective that needs more says so."""
@@ -60,9 +60,9 @@ class ObjectiveConfig(Component):
             [B] to be minimised; 0 in groups that `counted` leaves out.
         """
 
+    @abstractmethod
     def counted(self, judged: Judgements) -> Tensor:
         """[B] bool: which groups teach this objective something; the others are left out of its mean."""
-        return judged.present.sum(1) >= 2
 
     def moments(self, output: Tensor, judged: Judgements) -> Tensor:
         """[N] float64 sums over replies that a term coupling the whole batch needs; they add over processes. Empty for most objectives."""
@@ -77,11 +77,28 @@ class ObjectiveConfig(Component):
         return None
 
 
-class PairwiseConfig(ObjectiveConfig):
-    """An objective on pairs of scores; the file's one subclass implements `pair_loss`."""
+class RankingConfig(ObjectiveConfig):
+    """An objective on whole groups, from two replies on; the file's one subclass implements `loss`."""
+
+    def counted(self, judged: Judgements) -> Tensor:
+        """[B] Groups of at least two replies."""
+        return judged.present.sum(1) >= 2
+
+
+class ComparisonConfig(ObjectiveConfig):
+    """An objective on the pairs of a group, with `over_pairs`; the file's one subclass implements `loss`."""
 
     ties: Ties = "half"
     """Equal ratings: ``half`` a win each way, or ``drop`` the pair."""
+
+    def counted(self, judged: Judgements) -> Tensor:
+        """[B] Groups with at least one pair that is used."""
+        return pairs_used(judged, self.ties).any(1)
+
+
+class PairwiseConfig(ComparisonConfig):
+    """An objective on pairs of scores; the file's one subclass implements `pair_loss`."""
+
     center_rewards_coefficient: float = Field(default=0.0, ge=0)
     """Weight of the squared sum of a pair's scores; 0 leaves the zero of the score undetermined (TRL's name; Eisenstein et al. 2023,
     arXiv:2312.09244, eq. 2)."""
@@ -107,10 +124,6 @@ class PairwiseConfig(ObjectiveConfig):
             return self.pair_loss(a, b, margin) + self.center_rewards_coefficient * (a + b) ** 2
 
         return over_pairs(output, judged, centred, self.ties)
-
-    def counted(self, judged: Judgements) -> Tensor:
-        """[B] Groups with at least one pair that is used."""
-        return pairs_used(judged, self.ties).any(1)
 
 
 def over_pairs(output: Tensor, judged: Judgements, pair_loss: Callable[[Tensor, Tensor, Tensor], Tensor], ties: Ties) -> Tensor:

@@ -18,33 +18,23 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trueup.rewards.objectives.bradley_terry import bradley_terry_loss
-from trueup.rewards.objectives.protocol import Judgements, ObjectiveConfig, Ties, over_pairs, pairs_used
+from trueup.rewards.objectives.bradley_terry import bradley_terry_over_pairs
+from trueup.rewards.objectives.protocol import ComparisonConfig, Judgements
 
 
-class RegretConfig(ObjectiveConfig):
+class RegretConfig(ComparisonConfig):
     """An advantage: Bradley–Terry on scores whose maximum in each group is held at 0."""
 
     kind: Literal["regret"] = "regret"
     """This file."""
     anchor_coefficient: float = Field(default=0.1, ge=0)
     """Weight of the squared best score of a group; 0 leaves the constant open, and with it whether ending early looks good or bad."""
-    ties: Ties = "half"
-    """Equal ratings: ``half`` a win each way, or ``drop`` the pair."""
 
     def loss(self, output: Tensor, judged: Judgements) -> Tensor:
         """[B] Mean over pairs of -log P(regret), plus the anchor."""
         score = output[..., 0]
         best = torch.where(judged.present, score, torch.full_like(score, -torch.inf)).amax(1)
-        return over_pairs(output[..., :1], judged, _pair_loss, self.ties) + self.anchor_coefficient * best**2
-
-    def counted(self, judged: Judgements) -> Tensor:
-        """[B] Groups with at least one pair that is used."""
-        return pairs_used(judged, self.ties).any(1)
-
-
-def _pair_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
-    return bradley_terry_loss(chosen.squeeze(-1), rejected.squeeze(-1))
+        return bradley_terry_over_pairs(output[..., :1], judged, self.ties) + self.anchor_coefficient * best**2
 
 
 def deterministic_regret(reward: Tensor, value_start: Tensor, value_end: Tensor, mask: Tensor) -> Tensor:
