@@ -12,7 +12,7 @@ from trueup.data.rows import Conversation, Preference, Reply
 from trueup.data.tokens import Sequences
 from trueup.data.turns import prompt_id
 from trueup.models.embedding_reward import Embedded, EmbeddingReward
-from trueup.rewards.verifiable.reference import reference_of
+from trueup.rewards.known import known_of
 from trueup.stats.bootstrap import Array
 from trueup.stats.last_layer import LastLayer, best_last_layer
 
@@ -46,7 +46,7 @@ class LastLayerReward:
     def _reference(self, prompt: Conversation) -> Array:
         key = prompt_id(prompt)
         if key not in self._known:
-            replies = list(reference_of(self.references, prompt, "reference reply"))
+            replies = list(known_of(self.references, prompt, "reference reply"))
             self._known[key] = vectors(self.model, [prompt] * len(replies), replies).mean(0)
         return self._known[key]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import Sequences
 from trueup.data.turns import prompt_id
+from trueup.rewards.known import known_of
 from trueup.rewards.protocol import Reward
-from trueup.rewards.verifiable.reference import reference_of
 
 
 class Clipped:
@@ -61,7 +61,7 @@ class SigmoidToReference:
     def _reference(self, prompt: Conversation) -> Tensor:
         key = prompt_id(prompt)
         if key not in self._known:
-            replies = list(reference_of(self.references, prompt, "reference reply"))
+            replies = list(known_of(self.references, prompt, "reference reply"))
             self._known[key] = self.reward.score([prompt] * len(replies), replies)
         return self._known[key]
 

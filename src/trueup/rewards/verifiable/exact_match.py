@@ -5,15 +5,12 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 
-import torch
-from torch import Tensor
-
 from trueup.data.rows import Conversation, Reply
-from trueup.data.tokens import Sequences
-from trueup.rewards.verifiable.reference import reference_of
+from trueup.rewards.known import known_of
+from trueup.rewards.verifiable.check import Check
 
 
-class ExactMatch:
+class ExactMatch(Check):
     """Compares replies with known answers.
 
     Args:
@@ -24,19 +21,15 @@ class ExactMatch:
     def __init__(self, answers: Mapping[str, str | Sequence[str]], *, contained: bool = False) -> None:
         self.answers, self.contained = answers, contained
 
-    def score(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
-        """[B] 1 or 0; see `Reward.score`.
+    def holds(self, prompt: Conversation, reply: Reply) -> bool:
+        """Whether the reply is one of the answers.
 
         Raises:
             UserError: a prompt without an answer.
         """
-        found = []
-        for prompt, reply in zip(prompts, replies, strict=True):
-            right = reference_of(self.answers, prompt, "answer")
-            said = normalised(reply.text)
-            wanted = [normalised(a) for a in ([right] if isinstance(right, str) else right)]
-            found.append(any(f" {a} " in f" {said} " if self.contained else a == said for a in wanted))
-        return torch.tensor(found, dtype=torch.float32)
+        right, said = known_of(self.answers, prompt, "answer"), normalised(reply.text)
+        wanted = [normalised(a) for a in ([right] if isinstance(right, str) else right)]
+        return any(f" {a} " in f" {said} " if self.contained else a == said for a in wanted)
 
 
 def normalised(text: str) -> str:

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 
-import torch
-from torch import Tensor
-
 from trueup.data.rows import Conversation, Reply
-from trueup.data.tokens import Sequences
-from trueup.rewards.verifiable.reference import reference_of
+from trueup.rewards.known import known_of
+from trueup.rewards.verifiable.check import Check
 
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3})?(?:\s*/\s*\d+)?|[-+]?\.\d+")
 _MARK = re.compile(r"####|\\boxed\{|answer is:?", re.IGNORECASE)
 
 
-class NumericAnswer:
+class NumericAnswer(Check):
     """Compares the final number of replies with known ones.
 
     Args:
@@ -33,17 +30,14 @@ class NumericAnswer:
     def __init__(self, answers: Mapping[str, float], tolerance: float = 1e-6) -> None:
         self.answers, self.tolerance = answers, tolerance
 
-    def score(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
-        """[B] 1 or 0; see `Reward.score`.
+    def holds(self, prompt: Conversation, reply: Reply) -> bool:
+        """Whether the reply's final number is the answer.
 
         Raises:
             UserError: a prompt without an answer.
         """
-        found = []
-        for prompt, reply in zip(prompts, replies, strict=True):
-            right, said = reference_of(self.answers, prompt, "answer"), final_number(reply.text)
-            found.append(said is not None and abs(said - right) <= self.tolerance * max(1.0, abs(right)))
-        return torch.tensor(found, dtype=torch.float32)
+        right, said = known_of(self.answers, prompt, "answer"), final_number(reply.text)
+        return said is not None and abs(said - right) <= self.tolerance * max(1.0, abs(right))
 
 
 def final_number(text: str) -> float | None:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
 
 from trueup.core.errors import UserError
 from trueup.data.rows import Conversation, Reply
-from trueup.data.tokens import Sequences
+from trueup.rewards.verifiable.check import Check
 
 
-class Pattern:
+class Pattern(Check):
     """Looks for a pattern in replies.
 
     Args:
@@ -32,7 +28,7 @@ class Pattern:
             raise UserError(f"{expression!r} is no regular expression: {error}.", where="reward") from error
         self.whole, self.wanted = whole, wanted
 
-    def score(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
-        """[B] 1 or 0; see `Reward.score`."""
+    def holds(self, prompt: Conversation, reply: Reply) -> bool:
+        """Whether the pattern is there, or is not where it is not wanted; the prompt does not matter."""
         look = self.pattern.fullmatch if self.whole else self.pattern.search
-        return torch.tensor([(look(r.text) is not None) == self.wanted for r in replies], dtype=torch.float32)
+        return (look(reply.text) is not None) == self.wanted

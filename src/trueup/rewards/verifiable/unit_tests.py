@@ -16,7 +16,7 @@ from torch import Tensor
 from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import Sequences
 from trueup.rewards.confined import Limits, run_confined
-from trueup.rewards.verifiable.reference import reference_of
+from trueup.rewards.known import known_of
 
 _FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 
@@ -39,7 +39,7 @@ class UnitTests:
         Raises:
             UserError: a prompt without tests, or a machine without confinement.
         """
-        work = [(code_of(r.text), reference_of(self.tests, p, "test")) for p, r in zip(prompts, replies, strict=True)]
+        work = [(code_of(r.text), known_of(self.tests, p, "test")) for p, r in zip(prompts, replies, strict=True)]
         with ThreadPoolExecutor(self.jobs) as pool:
             return torch.tensor(list(pool.map(lambda w: self._passes(*w), work)), dtype=torch.float32)
 

@@ -13,7 +13,7 @@ from trueup.data.turns import prompt_id
 T = TypeVar("T")
 
 
-def reference_of(known: Mapping[str, T], prompt: Conversation, what: str) -> T:
+def known_of(known: Mapping[str, T], prompt: Conversation, what: str) -> T:
     """What is known of a prompt.
 
     Args:
