@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from trueup.core.rng import Key
 from trueup.decoding.rollout import Rollout
-from trueup.learn.table import Table
+from trueup.learn.table import Mean, Table
 from trueup.models.policy import Policy, reference_of
 from trueup.models.reward import TrunkReward, reward_from_policy
 from trueup.models.tiny import tiny_llama, tiny_tokenizer
@@ -50,3 +51,22 @@ def tiny_parts(seed: int = 0) -> Parts:
     """Everything an optimizer is built from."""
     policy = tiny_policy(seed)
     return Parts(policy=policy, reference=reference_of(policy), reward=ProgrammedReward(goodness), rollout=Rollout(policy))
+
+
+def parameters(learner: Any) -> list[torch.nn.Parameter]:
+    """The weights that a learner trains."""
+    return [p for m in learner.modules().values() for p in m.parameters()]
+
+
+def gradients(learner: Any, e: Any, weight: torch.Tensor | None = None, micro: int = 10_000) -> tuple[list[torch.Tensor], dict[str, Mean]]:
+    """Gradients of the weights that have one, and merged metrics, from all rows in micro-batches of ``micro``."""
+    for p in parameters(learner):
+        p.grad = None
+    weight = learner.weigh(e, learner.totals(e)) if weight is None else weight
+    metrics: dict[str, Mean] = {}
+    for part in torch.arange(len(e)).split(micro):
+        loss = learner.loss(e.take(part), weight[part])
+        loss.value.backward()
+        for k, m in loss.metrics.items():
+            metrics[k] = metrics[k] + m if k in metrics else m
+    return [p.grad.clone() for p in parameters(learner) if p.grad is not None], metrics

@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests_support import gradients
 from trueup.core.rng import Key
 from trueup.data.rows import Judged, Prompt, Reply
-from trueup.learn.table import Examples, Table
+from trueup.learn.table import Examples, Mean, Table
 from trueup.rewards.fit import GroupExperience, RewardLearner, judgements
 from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig
 from trueup.rewards.objectives.odin import ODINConfig
@@ -52,19 +53,10 @@ def group(*replies: str, ratings: tuple[float, ...] | None = None) -> Judged:
 GROUPS = [group("abc", "b"), group("c", "aaaaaa"), group("bb", "dddd", "a"), group("ca", "d")]
 
 
-def learned(learner: RewardLearner, groups: Sequence[Judged], micro: int = 100) -> tuple[torch.Tensor, GroupExperience, dict[str, Any]]:
+def learned(learner: RewardLearner, groups: Sequence[Judged], micro: int = 100) -> tuple[torch.Tensor, GroupExperience, dict[str, Mean]]:
     e = learner.collect(Examples(row=torch.arange(len(groups)), example=tuple(groups)), Key(0))
-    weight = learner.weigh(e, learner.totals(e))
-    learner.model.module.zero_grad()
-    metrics: dict[str, Any] = {}
-    for part in torch.arange(len(e)).split(micro):
-        loss = learner.loss(e.take(part), weight[part])
-        loss.value.backward()
-        for k, m in loss.metrics.items():
-            metrics[k] = metrics[k] + m if k in metrics else m
-    (weights,) = learner.model.module.parameters()
-    assert weights.grad is not None
-    return weights.grad.clone(), e, metrics
+    (gradient,), metrics = gradients(learner, e, micro=micro)
+    return gradient, e, metrics
 
 
 @pytest.mark.parametrize("micro", [100, 1])

@@ -6,12 +6,13 @@ import json
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trueup.cli.main import app, invoke
 from trueup.core.record import SCHEMA_VERSION, SampleRecord
-from trueup.store.records import REQUIRED, schema
+from trueup.store.records import REQUIRED, read_records, schema
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -44,4 +45,10 @@ def test_every_column_is_documented_with_its_type() -> None:
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "records.md").read_text(), re.DOTALL)
-    exec(compile(code, "records.md", "exec"), {})
+    made: dict[str, Any] = {}
+    exec(compile(code, "records.md", "exec"), made)
+    # the file and the row that the example says it writes
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.parquet")] == ["mine/records/static-000000.parquet"]
+    (row,) = read_records(tmp_path / "mine")
+    assert (row.prompt, row.response, row.scores, row.gold) == ("hello", "hi", {"rm-0": 0.5}, 1.0)
+    assert made["table"]["scores.rm-0"].tolist() == [0.5]
