@@ -9,10 +9,11 @@ from scipy import special
 
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
-from trueup.mismatch.reward_model.accuracy import accuracy, accuracy_difference, against_style, best_of_several
-from trueup.mismatch.reward_model.bias import length
+from trueup.mismatch.reward_model.accuracy import accuracy, accuracy_difference, best_of_several
 from trueup.mismatch.reward_model.certainty import certainty
+from trueup.mismatch.reward_model.length import length
 from trueup.mismatch.reward_model.scores import checked, pairs_of
+from trueup.mismatch.reward_model.style import against_style
 from trueup.stats.estimate import Estimate
 
 KEY = Key(0)

@@ -213,7 +213,7 @@ _REWARD_MODELS = (
     ("pairs-not-items-count", "mismatch/reward_model/scores.py", "1.0 / np.maximum(untied[item], 1)", "1.0 / np.maximum(np.minimum(untied[item], 1), 1)", (EXAMINATION,)),
     ("best-domain-is-the-worst", "mismatch/reward_model/accuracy.py", '("worst_domain", np.min)', '("worst_domain", np.max)', (EXAMINATION,)),
     ("easy-is-hard", "mismatch/reward_model/accuracy.py", '"style_easy": first > second, "style_normal": first == second, "style_hard": first < second', '"style_easy": first < second, "style_normal": first == second, "style_hard": first > second', (EXAMINATION,)),
-    ("length-across-prompts", "mismatch/reward_model/bias.py", 'known.groupby("item")[list(_COLUMNS)].transform("mean")', "known[list(_COLUMNS)].mean()", (EXAMINATION,)),
+    ("length-across-prompts", "mismatch/reward_model/length.py", 'known.groupby("item")[list(_COLUMNS)].transform("mean")', "known[list(_COLUMNS)].mean()", (EXAMINATION,)),
     ("temperature-judged-on-its-own-half", "mismatch/reward_model/certainty.py", "fit_calibrator(pairs.delta[~side], outcome[~side]", "fit_calibrator(pairs.delta[side], outcome[side]", (EXAMINATION,)),
     ("agreement-with-oneself", "stats/agreement.py", "(counts * (counts - 1)).sum(1), total * (total - 1)", "(counts * counts).sum(1), total * total", (AGREEMENT,)),
     ("ceiling-is-the-agreement", "stats/ceilings.py", "(1 + np.sqrt(np.clip(np.asarray(second, dtype=float), 0, 1))) / 2", "(1 + np.clip(np.asarray(second, dtype=float), 0, 1)) / 2", (AGREEMENT,)),

@@ -16,7 +16,7 @@ import pytest
 from tests_support import WORDS, tiny_reward
 from trueup.cli.main import invoke
 
-FLAWS = {"accuracy", "style", "length", "certainty"}
+FLAWS = {"accuracy", "style", "length", "imprint", "certainty"}
 
 
 def judged_file(path: Path, n: int = 30) -> Path:

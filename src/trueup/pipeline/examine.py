@@ -8,6 +8,7 @@ import pandas as pd
 
 from trueup.core.errors import UserError
 from trueup.data.rows import Judged
+from trueup.mismatch.features import PREFIX, features
 from trueup.mismatch.reward_model.scores import checked
 from trueup.models.reward import RewardModel
 from trueup.rewards.learned import LearnedReward
@@ -38,6 +39,8 @@ def score_models(models: Mapping[str, RewardModel], groups: Sequence[Judged]) ->
             "n_characters": [float(len(g.replies[j].text)) for g, j in rows],
         }
     )
+    counts = pd.DataFrame([features(g.replies[j].text) for g, j in rows]).add_prefix(PREFIX)
+    table = pd.concat([table, counts], axis=1)
     prompts, replies = [g.prompt.text for g, _ in rows], [g.replies[j] for g, j in rows]
     parts = [table.assign(model=name, score=LearnedReward(m).raw(prompts, replies).tolist()) for name, m in models.items()]
     return checked(pd.concat(parts, ignore_index=True))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trueup.mismatch.reward_model.card import QUESTIONS, Examination
+from trueup.mismatch.reward_model.question import Question
 from trueup.report.assemble import finite
 from trueup.report.blocks import Answer, Card, Chip, Page, Section, Table
 from trueup.report.page import render_markdown, render_template
@@ -16,14 +17,6 @@ from trueup.report.write import ReportPaths, write_document
 from trueup.stats.estimate import Estimate
 
 SCHEMA_VERSION = 1
-LEDES = {
-    "accuracy": "Share of pairs in which the better rated reply has the higher score; every item counts the same, equal scores as half.",
-    "style": "Accuracy where the right reply is as polished as the wrong one (normal), plainer (hard), or more polished (easy).",
-    "length": "Correlations within prompts, and how often the longer of two replies has the higher score, beside how often it is better.",
-    "certainty": "Calibration of the score differences, as they are and after one temperature fitted on the other half of the prompts. "
-    "Brackets of an ECE are the band of calibrated scores, not an interval.",
-}
-TITLES = {"accuracy": "Accuracy", "style": "Style", "length": "Length", "certainty": "Certainty"}
 
 
 def write_card(folder: Path, found: Examination, facts: Mapping[str, Any]) -> ReportPaths:
@@ -48,9 +41,9 @@ def card_page(found: Examination, facts: Mapping[str, Any]) -> Page:
     return Page(
         title=names[0] if len(names) == 1 else f"{len(names)} reward models",
         meta=meta,
-        answers=[_answer(found, name) for name in QUESTIONS if _asked(found, name)][:4],
+        answers=[_answer(found, q.name) for q in QUESTIONS if _asked(found, q.name)],
         headline=None,
-        sections=[_section(found, name) for name in QUESTIONS] + ([_differences(found)] if found.differences else []),
+        sections=[_section(found, q) for q in QUESTIONS] + ([_differences(found)] if found.differences else []),
         samples=None,
         facts=[(str(k), str(v)) for k, v in facts.items()],
     )
@@ -70,15 +63,15 @@ def _answer(found: Examination, question: str) -> Answer:
     return Answer(ask=of[0].question, word=word, tone="alarm" if alarmed else "quiet", sentence=sentence)
 
 
-def _section(found: Examination, question: str) -> Section:
-    of = [d for d in found.diagnoses if d.name == question]
+def _section(found: Examination, question: Question) -> Section:
+    of = [d for d in found.diagnoses if d.name == question.name]
     names = list(dict.fromkeys(e.name for d in of for e in d.estimates))
     by_model = {d.arm: {e.name: e for e in d.estimates} for d in of}
     rows = [[title(name), *[_text(by_model[m].get(name)) for m in found.models]] for name in names]
     tables = [Table(columns=["", *found.models], rows=rows)] if rows else []
     chips = [Chip(who=d.arm, word=d.verdict, rule=d.rule) for d in of]
-    card = Card(anchor=f"{question}-card", heading=QUESTIONS[question], verdicts=chips, tables=tables)
-    return Section(anchor=question, title=TITLES[question], lede=LEDES[question], blocks=[card])
+    card = Card(anchor=f"{question.name}-card", heading=question.ask, verdicts=chips, tables=tables)
+    return Section(anchor=question.name, title=question.title, lede=question.lede, blocks=[card])
 
 
 def _differences(found: Examination) -> Section:

@@ -1,8 +1,10 @@
-"""How often the better rated reply gets the higher score: over all, by domain, in the worst domain, best of several, against style.
+"""How often the better rated reply gets the higher score: over all, by domain, in the worst domain, best of several.
 
 Every item counts the same however many replies it has; equal scores count as half; equally rated replies do not count. Intervals
-resample prompts. Layouts: RewardBench 2 (Malik et al. 2025, arXiv:2506.01937) for best of several; RM-Bench (Liu et al. 2024,
-arXiv:2410.16184) for style: normal compares equal styles, hard a plainer right reply with a more polished wrong one, easy the other way.
+resample prompts. Best of several after RewardBench 2 (Malik et al. 2025, arXiv:2506.01937).
+
+A domain is broken where the score says much less about the labels there than elsewhere: its slope in the regression of labels on score
+differences is less than half of that of all other domains. Accuracy alone would blame domains whose labels are hard to guess.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from trueup.core.rng import Key
+from trueup.mismatch.diagnosis import shown
+from trueup.mismatch.reward_model.question import Answer, Evidence, Question, named
 from trueup.mismatch.reward_model.scores import ScoredPairs
 from trueup.stats.bootstrap import Array, ratio, statistic_estimate
 from trueup.stats.estimate import Estimate
+from trueup.stats.logistic import logistic, wald
 
-POLISH = {"concise": 0, "detailed": 1, "markdown": 2}
-"""Styles from plain to polished."""
+BROKEN = 0.5
+"""Slope of a domain, as a share of that of the others, below which the score is said to be broken there."""
 
 
 def accuracy(pairs: ScoredPairs, key: Key) -> list[Estimate]:
@@ -25,11 +30,11 @@ def accuracy(pairs: ScoredPairs, key: Key) -> list[Estimate]:
 
     The worst domain's interval is that of the minimum, whichever domain it is in a resample; it is biased down where domains are small.
     """
-    found = [_share("accuracy", pairs, key)]
+    found = [share_right("accuracy", pairs, key)]
     domains = sorted(set(pairs.domain.tolist()) - {""})
     if len(domains) > 1:
-        found += [_share(f"accuracy {name}", pairs.take(pairs.domain == name), key) for name in domains]
-        rows = np.concatenate([_sums(pairs, pairs.domain == name) for name in domains], axis=1)
+        found += [share_right(f"accuracy {name}", pairs.take(pairs.domain == name), key) for name in domains]
+        rows = np.concatenate([sums_of(pairs, pairs.domain == name) for name in domains], axis=1)
         for name, join in (("domain_mean", np.mean), ("worst_domain", np.min)):
             found.append(statistic_estimate(rows, lambda t, j=join: j(_ratios(t), axis=-1), name, "share", key / name))  # type: ignore[misc]
     return found
@@ -58,34 +63,69 @@ def best_of_several(frame: pd.DataFrame, key: Key) -> Estimate | None:
     return statistic_estimate(sums, ratio, "best_of_several", "share", key / "best_of_several")
 
 
-def against_style(pairs: ScoredPairs, key: Key) -> list[Estimate]:
-    """``style_easy``, ``style_normal`` and ``style_hard`` accuracy, and ``style_gap``, easy minus hard; empty where styles are unknown."""
-    known = np.isin(pairs.first_style, list(POLISH)) & np.isin(pairs.second_style, list(POLISH)) & ~pairs.tied
-    if not known.any():
-        return []
-    styled = pairs.take(known)
-    first, second = (np.array([POLISH[s] for s in side]) for side in (styled.first_style, styled.second_style))
-    kinds = {"style_easy": first > second, "style_normal": first == second, "style_hard": first < second}
-    found = [_share(name, styled.take(kept), key) for name, kept in kinds.items() if kept.any()]
-    if kinds["style_easy"].any() and kinds["style_hard"].any():
-        rows = np.concatenate([_sums(styled, kinds["style_easy"]), _sums(styled, kinds["style_hard"])], axis=1)
-        gap = statistic_estimate(rows, lambda t: ratio(t[..., :2]) - ratio(t[..., 2:]), "style_gap", "share", key / "style_gap")
-        found.append(gap)
-    return found
-
-
 def accuracy_difference(first: ScoredPairs, second: ScoredPairs, name: str, key: Key) -> Estimate:
     """Accuracy of one model minus another's on the same pairs, with a paired interval."""
     everything = np.ones(len(first.delta), dtype=bool)
-    rows = np.concatenate([_sums(first, everything), _sums(second, everything)], axis=1)
+    rows = np.concatenate([sums_of(first, everything), sums_of(second, everything)], axis=1)
     return statistic_estimate(rows, lambda t: ratio(t[..., :2]) - ratio(t[..., 2:]), name, "share", key / name)
 
 
-def _share(name: str, pairs: ScoredPairs, key: Key) -> Estimate:
-    return statistic_estimate(_sums(pairs, np.ones(len(pairs.delta), dtype=bool)), ratio, name, "share", key / name)
+def slopes(pairs: ScoredPairs, level: float) -> list[Estimate]:
+    """``slope DOMAIN``: the domain's slope of labels on score differences minus half of that of all others, over the latter.
+
+    Args:
+        pairs: of one model; ties count as half a win.
+        level: coverage of each interval (delta method, clusters are prompts).
+
+    Returns:
+        an estimate a domain, 1/2 where slopes are equal, below 0 where the domain's is less than half; domains in which the score
+        separates the labels, or of one prompt, are left out.
+    """
+    found = []
+    weight = np.where(pairs.tied, 1.0, pairs.share)
+    for name in sorted(set(pairs.domain.tolist()) - {""}):
+        inside = pairs.domain == name
+        clusters = len(set(pairs.prompt[inside].tolist()))
+        if inside.all() or clusters < 2:
+            continue
+        x = np.stack([pairs.delta * inside, pairs.delta * ~inside], axis=1)
+        fit = logistic(x, np.where(pairs.tied, 0.5, 1.0), pairs.prompt, weight)
+        if fit is None or fit.coefficient[1] <= 0:
+            continue
+        own, others = fit.coefficient
+        value = own / others - BROKEN
+        found.append(wald(f"slope {name}", value, np.array([1 / others, -own / others**2]), fit, "ratio", level, units=clusters))
+    return found
 
 
-def _sums(pairs: ScoredPairs, kept: NDArray[np.bool_]) -> Array:
+def answer(evidence: Evidence) -> Answer:
+    """Alarm where accuracy is not shown to be above chance, or in a domain is shown to be below it, or the score means less there."""
+    pairs, key = evidence.pairs, evidence.key
+    best = best_of_several(evidence.rows, key)
+    domains = len(set(pairs.domain.tolist()) - {""})
+    lines = slopes(pairs, 1 - 2 * (1 - evidence.settings.alarm_level) / max(domains, 1)) if domains > 1 else []
+    found = (*accuracy(pairs, key), *([best] if best is not None else []), *lines)
+    by_name = named(found)
+    whole = by_name["accuracy"]
+    if whole.low is None or whole.low <= 0.5:
+        return Answer(verdict="alarm", rule=f"Accuracy {shown(whole)} is not above chance.", estimates=found)
+    below = [e for n, e in by_name.items() if n.startswith("accuracy ") and e.high is not None and e.high < 0.5]
+    flat = [e for e in lines if e.high is not None and e.high < 0]
+    if below or flat:
+        told = [f"{e.name.removeprefix('accuracy ')} {shown(e)}" for e in below]
+        told += [f"{e.name.removeprefix('slope ')}, where labels follow the score less than half as much as elsewhere" for e in flat]
+        return Answer(verdict="alarm", rule=f"Accuracy {shown(whole)} is above chance, but not in {'; '.join(told)}.", estimates=found)
+    worst = f"; worst domain {shown(by_name['worst_domain'])}" if "worst_domain" in by_name else ""
+    rule = f"Accuracy {shown(whole)} is above chance, and in no domain shown to be below it{worst}."
+    return Answer(verdict="quiet", rule=rule, estimates=found)
+
+
+def share_right(name: str, pairs: ScoredPairs, key: Key) -> Estimate:
+    """Accuracy on untied pairs under ``name``."""
+    return statistic_estimate(sums_of(pairs, np.ones(len(pairs.delta), dtype=bool)), ratio, name, "share", key / name)
+
+
+def sums_of(pairs: ScoredPairs, kept: NDArray[np.bool_]) -> Array:
     """[prompts, 2] weighted wins and weights of each prompt; all prompts, so that several sums can stand side by side."""
     prompt, names = pd.factorize(pairs.prompt, sort=True)
     weight = np.where(kept & ~pairs.tied, pairs.share, 0.0)
@@ -97,3 +137,13 @@ def _sums(pairs: ScoredPairs, kept: NDArray[np.bool_]) -> Array:
 def _ratios(totals: Array) -> Array:
     """[..., 2 D] -> [..., D]"""
     return ratio(totals.reshape(*totals.shape[:-1], -1, 2))
+
+
+QUESTION = Question(
+    name="accuracy",
+    title="Accuracy",
+    ask="Does it order replies as annotators do, in every domain?",
+    lede="Share of pairs in which the better rated reply has the higher score; every item counts the same, equal scores as half. A slope "
+    "is that of the labels on the score in a domain, over that of all others, minus a half.",
+    answer=answer,
+)

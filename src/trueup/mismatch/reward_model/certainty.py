@@ -10,17 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trueup.core.rng import Key
+from trueup.mismatch.reward_model.question import Answer, Evidence, Question, named, unknown
 from trueup.mismatch.reward_model.scores import ScoredPairs
 from trueup.stats import calibration as stats
 from trueup.stats.bootstrap import Array, mean_estimate
 from trueup.stats.estimate import Estimate
 from trueup.stats.recalibration import fit_calibrator
 
-BAND = 0.95
+LEVEL = 0.95
 
 
-def certainty(pairs: ScoredPairs, key: Key) -> list[Estimate]:
+def certainty(pairs: ScoredPairs, key: Key, level: float = LEVEL) -> list[Estimate]:
     """Calibration of one model; ties of rating count as half a win.
+
+    Args:
+        pairs: of one model.
+        key: random stream.
+        level: of the consistency band.
 
     Returns:
         for the scores as they are and (``_after``) divided by the temperature of the other half of the prompts: ``nll``, ``brier``,
@@ -31,16 +37,32 @@ def certainty(pairs: ScoredPairs, key: Key) -> list[Estimate]:
     pairs = pairs.take(_one_an_item(pairs, key))
     outcome = np.where(pairs.tied, 0.5, 1.0)
     temperature = stats.fit_temperature(pairs.delta, outcome)
-    found = _measures(pairs.delta, outcome, pairs.prompt, "", key)
+    found = _measures(pairs.delta, outcome, pairs.prompt, "", key, level)
     after = _cross_fitted(pairs, outcome, key)
     if after is not None:
-        found += _measures(after, outcome, pairs.prompt, "_after", key)
+        found += _measures(after, outcome, pairs.prompt, "_after", key, level)
     n = len(np.unique(pairs.prompt))
     found.append(Estimate(name="temperature", value=temperature, low=None, high=None, n=n, unit="score", method="maximum likelihood"))
     return found
 
 
-def _measures(delta: Array, outcome: Array, prompt: NDArray[np.str_], suffix: str, key: Key) -> list[Estimate]:
+def answer(evidence: Evidence) -> Answer:
+    """Alarm where the calibration error exceeds the band of calibrated scores and the threshold."""
+    found = tuple(certainty(evidence.pairs, evidence.key, evidence.settings.alarm_level))
+    by_name = named(found)
+    error, temperature = by_name["ece_mass"], by_name["temperature"].value
+    if error.value is None or error.high is None:
+        return unknown("there are no pairs")
+    alarm = error.value > max(error.high, evidence.settings.min_calibration_error)
+    told = "" if temperature is None else f" One temperature, {temperature:.3g}, fits best."
+    rule = (
+        f"Calibration error {error.value:.3f} {'exceeds' if alarm else 'lies within'} what calibrated scores of this sharpness would show "
+        f"(up to {error.high:.3f}).{told}"
+    )
+    return Answer(verdict="alarm" if alarm else "quiet", rule=rule, estimates=found)
+
+
+def _measures(delta: Array, outcome: Array, prompt: NDArray[np.str_], suffix: str, key: Key, level: float) -> list[Estimate]:
     found = [
         mean_estimate(stats.nll_nats(delta, outcome), prompt, f"nll{suffix}", "nats", key / f"nll{suffix}"),
         mean_estimate(stats.brier(delta, outcome), prompt, f"brier{suffix}", "brier", key / f"brier{suffix}"),
@@ -49,7 +71,7 @@ def _measures(delta: Array, outcome: Array, prompt: NDArray[np.str_], suffix: st
     edges: stats.Edges
     for edges in ("width", "mass"):
         name = f"ece_{edges}{suffix}"
-        band = np.quantile(stats.ece_under_calibration(delta, key / name, edges=edges), [0.0, BAND])
+        band = np.quantile(stats.ece_under_calibration(delta, key / name, edges=edges), [0.0, level])
         value = stats.reliability(delta, outcome, edges=edges).ece
         found.append(
             Estimate(name=name, value=value, low=float(band[0]), high=float(band[1]), n=n, unit="share", method="consistency band")
@@ -81,3 +103,13 @@ def _cross_fitted(pairs: ScoredPairs, outcome: Array, key: Key) -> Array | None:
             return None
         after[side] = found.slope * pairs.delta[side]
     return after
+
+
+QUESTION = Question(
+    name="certainty",
+    title="Certainty",
+    ask="Do its score differences mean what they say?",
+    lede="Calibration of the score differences, as they are and after one temperature fitted on the other half of the prompts. Brackets of "
+    "an ECE are the band of calibrated scores, not an interval.",
+    answer=answer,
+)

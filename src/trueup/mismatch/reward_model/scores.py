@@ -13,6 +13,7 @@ One row a model, item and reply:
 | ``domain`` | part of the data set; optional |
 | ``style`` | ``concise``, ``detailed`` or ``markdown``; optional |
 | ``n_characters`` | length of the reply; optional |
+| ``feature_NAME`` | count of a named feature of the reply, such as ``feature_politeness``; optional, any number of them |
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from trueup.core.errors import UserError, did_you_mean
+from trueup.mismatch.features import PREFIX
 from trueup.stats.bootstrap import Array
 
 REQUIRED = ("model", "item", "prompt_id", "reply", "rating", "score")
@@ -34,6 +36,10 @@ OPTIONAL = {"domain": "", "style": "", "n_characters": np.nan}
 class ScoredPairs:
     """All pairs of replies of one item, N over all items, the better rated reply first; ties of rating stand in their order."""
 
+    first: NDArray[np.int64]
+    """[N] row of the first reply in the model's table."""
+    second: NDArray[np.int64]
+    """[N] row of the second."""
     delta: Array
     """[N] score of the first minus that of the second."""
     tied: NDArray[np.bool_]
@@ -80,9 +86,9 @@ def checked(frame: pd.DataFrame, where: str | None = None) -> pd.DataFrame:
             f"lacks the column '{missing[0]}'.{near} Needed: {', '.join(REQUIRED)}; optional: {', '.join(OPTIONAL)}.", where=where
         )
     found = frame.assign(**{c: v for c, v in OPTIONAL.items() if c not in frame.columns})
-    for name in ("rating", "score", "n_characters"):
+    for name in ("rating", "score", "n_characters", *[str(c) for c in found.columns if str(c).startswith(PREFIX)]):
         number = pd.to_numeric(found[name], errors="coerce")
-        bad = number.isna() if name != "n_characters" else number.isna() & found[name].notna()
+        bad = number.isna() if name in REQUIRED else number.isna() & found[name].notna()
         if bad.any():
             row = int(np.flatnonzero(bad.to_numpy())[0])
             raise UserError(f"'{name}' must be a number, got {found[name].iloc[row]!r} in row {row + 1}.", where=where)
@@ -126,6 +132,8 @@ def pairs_of(frame: pd.DataFrame) -> ScoredPairs:
         return frame[name].to_numpy().astype(str)[at]
 
     return ScoredPairs(
+        first=first,
+        second=second,
         delta=score[first] - score[second],
         tied=tied,
         longer=length[first] - length[second],

@@ -1,4 +1,4 @@
-"""What a score likes besides being right: length first (Singhal et al. 2023, arXiv:2310.03716).
+"""Whether length passes for quality (Singhal et al. 2023, arXiv:2310.03716).
 
 Within items only: replies to different prompts differ in length for good reasons.
 """
@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 
 from trueup.core.rng import Key
+from trueup.mismatch.diagnosis import shown
+from trueup.mismatch.reward_model.imprint import lean
+from trueup.mismatch.reward_model.question import Answer, Evidence, Question, unknown
 from trueup.mismatch.reward_model.scores import ScoredPairs
 from trueup.stats.bootstrap import Array, cluster_sums, mean_estimate, statistic_estimate
 from trueup.stats.estimate import Estimate
@@ -49,6 +52,21 @@ def length(frame: pd.DataFrame, pairs: ScoredPairs, key: Key) -> list[Estimate]:
     return found
 
 
+def answer(evidence: Evidence) -> Answer:
+    """Alarm where the score pays for length what the labels do not."""
+    found = length(evidence.rows, evidence.pairs, evidence.key)
+    if not found:
+        return unknown("lengths are unknown")
+    settings = evidence.settings
+    one = lean("length", evidence.pairs.longer, evidence.pairs, settings.alarm_level)
+    estimates = (*found, *(one.estimates if one else ()))
+    partial = next(e for e in found if e.name == "length_partial")
+    told = f"Score and length, given the label, correlate by {shown(partial)} within prompts"
+    if one is None or not one.shown(settings.min_lean):
+        return Answer(verdict="quiet", rule=f"{told}; no misjudged weight of {settings.min_lean:g} or more is shown.", estimates=estimates)
+    return Answer(verdict="alarm", rule=f"{told}; {one.sentence()}", estimates=estimates)
+
+
 _COLUMNS = ("length", "rating", "score")
 _PRODUCTS = [(a, b) for i, a in enumerate(_COLUMNS) for b in _COLUMNS[i:]]
 
@@ -72,3 +90,13 @@ def _partial(totals: Array) -> Array:
     sl, sr, rl = (_pearson(totals, *names) for names in (("score", "length"), ("score", "rating"), ("rating", "length")))
     size = np.sqrt(np.clip((1 - sr**2) * (1 - rl**2), 0, None))
     return np.divide(sl - sr * rl, size, out=np.full(np.shape(size), np.nan), where=size > 1e-9)
+
+
+QUESTION = Question(
+    name="length",
+    title="Length",
+    ask="Does it take length for quality?",
+    lede="Correlations within prompts, and how often the longer of two replies has the higher score, beside how often it is better. "
+    "Imprint and debt are explained under Imprint.",
+    answer=answer,
+)

@@ -1,0 +1,95 @@
+"""What a question to a reward model is: one file each, a pure function from `Evidence` to an `Answer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+from pydantic import Field
+
+from trueup.core.config import Config
+from trueup.core.rng import Key
+from trueup.mismatch.diagnosis import Verdict
+from trueup.mismatch.reward_model.scores import ScoredPairs, pairs_of
+from trueup.stats.estimate import Estimate
+
+NOTHING = pd.DataFrame()
+
+
+class CardSettings(Config):
+    """Thresholds of the verdicts."""
+
+    min_prompts: int = Field(default=20, ge=2)
+    """Fewer prompts are not enough data."""
+    alarm_level: float = Field(default=0.995, gt=0.5, lt=1)
+    """Coverage of the intervals that alarms rest on; a question with several chances to alarm divides what is left among them."""
+    min_lean: float = Field(default=0.25, ge=0)
+    """Misjudged weight of a feature below which no alarm is raised, however certain; standard deviations of the score difference a pair."""
+    min_style_gap: float = Field(default=0.1, ge=0, lt=1)
+    """A difference of easy and hard accuracy below this raises no alarm, however certain."""
+    min_calibration_error: float = Field(default=0.02, ge=0, lt=1)
+    """An expected calibration error below this raises no alarm, however certain."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Everything known of one reward model."""
+
+    model: str
+    rows: pd.DataFrame
+    """Scores of judged replies; see `trueup.mismatch.reward_model.scores`."""
+    probes: pd.DataFrame = field(default_factory=NOTHING.copy)
+    """Scores of changed copies of judged replies; see `trueup.mismatch.reward_model.probes`. Empty where none were made."""
+    samples: pd.DataFrame = field(default_factory=NOTHING.copy)
+    """Scores of replies sampled from policies; see `trueup.mismatch.reward_model.samples`. Empty where no policy is given."""
+    votes: pd.DataFrame = field(default_factory=NOTHING.copy)
+    """Votes of several annotators on pairs; empty where each pair has one label."""
+    agreement: float | None = None
+    """Share of pairs on which two annotators agree, where it is known from elsewhere."""
+    settings: CardSettings = field(default_factory=CardSettings)
+    key: Key = field(default_factory=lambda: Key(0))
+    """Random stream; the same for all models, so that they are compared on common resamples."""
+
+    @cached_property
+    def pairs(self) -> ScoredPairs:
+        """All pairs of replies of one item."""
+        return pairs_of(self.rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the evidence says."""
+
+    verdict: Verdict
+    rule: str
+    """The rule that decided, with its thresholds and the numbers it saw."""
+    estimates: tuple[Estimate, ...] = ()
+    series: Mapping[str, list[Any]] = field(default_factory=dict)
+    """Columns for a figure, all of one length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question of the examination."""
+
+    name: str
+    """Of the file, and the anchor on the page."""
+    title: str
+    ask: str
+    """The question in words; an alarm means no good answer."""
+    lede: str
+    """What the numbers below it are."""
+    answer: Callable[[Evidence], Answer]
+
+
+def unknown(why: str) -> Answer:
+    """The answer where the evidence lacks what the question needs."""
+    return Answer(verdict="not enough data", rule=f"Not enough data: {why}.")
+
+
+def named(answer: Answer | tuple[Estimate, ...]) -> dict[str, Estimate]:
+    """Estimates by name."""
+    return {e.name: e for e in (answer.estimates if isinstance(answer, Answer) else answer)}
