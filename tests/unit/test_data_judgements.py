@@ -85,6 +85,7 @@ def test_lists_as_text(tmp_path: Path) -> None:
         ({"prompt": Q, "responses": ["a", " "], "ratings": [1, 2]}, "row 1, field 'responses'", "empty reply"),
         ({"prompt": Q, "responses": ["a", "b"], "ratings": [1, None]}, "row 1, field 'responses'", "fewer than two replies"),
         ({"prompt": Q, "chosen": "a", "rejected": "a"}, "row 1, field 'rejected'", "identical replies"),
+        ({"prompt": Q, "chosen": " ", "rejected": "a"}, "row 1, field 'chosen'", "empty chosen reply"),
         ({"prompt": Q, "chosen": "a"}, "row 1, field 'rejected'", "missing"),
         ({"text": "x"}, "row 1, field 'chosen'", "missing"),
     ],

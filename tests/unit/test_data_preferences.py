@@ -10,6 +10,7 @@ import pytest
 
 from trueup.core.errors import UserError
 from trueup.data.demonstrations import load_demonstrations, read_demonstrations
+from trueup.data.judgements import read_judged
 from trueup.data.preferences import load_preferences, read_preferences
 from trueup.data.prompts import load_prompts, read_prompts
 from trueup.data.turns import parse_transcript
@@ -127,9 +128,20 @@ def test_malformed_rows_always_stop(row: dict[str, Any], said: str, field: str) 
 
 def test_nothing_left(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("")
-    for read in (read_preferences, read_prompts, read_demonstrations):
-        with pytest.raises(UserError, match="holds no"):
+    for read in (read_preferences, read_prompts, read_demonstrations, read_judged):
+        with pytest.raises(UserError, match="holds no") as found:
             read(tmp_path / "a.jsonl")
+        assert found.value.where == str(tmp_path / "a.jsonl")
+
+
+def test_options_are_the_same_for_every_reader_and_typing_errors_are_told() -> None:
+    row = {"ask": "q", "chosen": "x", "rejected": "y", "completion": "x"}
+    for read in (read_preferences, read_prompts, read_demonstrations, lambda s, **o: read_judged(s, **o).rows):
+        (made,) = read([row], fields={"prompt": "ask"}, split="test")
+        prompt = getattr(made, "prompt", made)
+        assert (prompt.text, prompt.split) == ("q", "test")
+        with pytest.raises(TypeError, match="on_bda"):
+            read([{"prompt": "q", **row}], on_bda="skip")
 
 
 def test_prompts() -> None:

@@ -2,65 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Unpack
 
 from trueup.core.errors import UserError
-from trueup.data.reading import Bad, OnBad, Reading, Tally, name_of, renamed, text_of
+from trueup.data.reading import Bad, Options, Reading, name_of, read_each, text_of
 from trueup.data.rows import Conversation, Demonstration, Prompt, Reply, Split
-from trueup.data.source import Row, Source, read_rows
+from trueup.data.source import Row, Source
 from trueup.data.turns import check_messages, conversation, prompt_id
 
 ALLOWED = 'Allowed: {"prompt", "completion"} as texts or messages; {"messages"} that end with a reply; or {"text"} without a prompt'
 
 
-def read_demonstrations(
-    source: Source,
-    *,
-    on_bad: OnBad = "error",
-    fields: Mapping[str, str] | None = None,
-    split: Split = "train",
-    hub_split: str = "train",
-    hub_subset: str | None = None,
-) -> list[Demonstration]:
+def read_demonstrations(source: Source, **options: Unpack[Options]) -> list[Demonstration]:
     """The rows of `load_demonstrations`."""
-    return load_demonstrations(source, on_bad=on_bad, fields=fields, split=split, hub_split=hub_split, hub_subset=hub_subset).rows
+    return load_demonstrations(source, **options).rows
 
 
-def load_demonstrations(
-    source: Source,
-    *,
-    on_bad: OnBad = "error",
-    fields: Mapping[str, str] | None = None,
-    split: Split = "train",
-    hub_split: str = "train",
-    hub_subset: str | None = None,
-) -> Reading[Demonstration]:
+def load_demonstrations(source: Source, **options: Unpack[Options]) -> Reading[Demonstration]:
     """Read demonstrations and say how they were read.
 
     Args:
-        source: a file, a hub dataset's name, several of them, or rows in memory.
-        on_bad: what to do with an empty reply.
-        fields: our field name -> the file's, where they differ, such as ``{"text": "story"}``.
-        split: which split the prompts are put in.
-        hub_split: which split of a hub dataset to read.
-        hub_subset: which configuration or folder of a hub dataset to read.
+        source: a file, a hub data set's name, several of them, or rows in memory.
+        options: see `Options`, such as ``fields={"text": "story"}``; an empty reply teaches nothing.
 
     Raises:
         UserError: missing or damaged file, malformed row, or (with ``on_bad="error"``) an empty reply; file, line and field are named.
     """
-    tally, rows = Tally(on_bad), []
-    for found in read_rows(source, hub_split=hub_split, hub_subset=hub_subset):
-        row = renamed(found, fields)
-        layout, prompt, reply = _parts(row)
-        if not reply.strip():
-            tally.left_out(Bad("empty reply", layout.split(" and ")[-1]), row)
-            continue
-        tally.saw(layout)
-        named = Prompt(id=name_of(row, "prompt_id", prompt_id(prompt)), text=prompt, split=split)
-        rows.append(Demonstration(prompt=named, reply=Reply(text=reply), source=name_of(row, "source")))
-    if not rows:
-        raise UserError("holds no usable demonstration.", where=str(source) if not isinstance(source, list) else None)
-    return Reading(rows=rows, layouts=tally.layouts, skipped=tally.skipped)
+    return read_each(source, _demonstration, "usable demonstration", **options)
+
+
+def _demonstration(row: Row, split: Split) -> tuple[str, Demonstration]:
+    layout, prompt, reply = _parts(row)
+    if not reply.strip():
+        raise Bad("empty reply", layout.split(" and ")[-1])
+    named = Prompt(id=name_of(row, "prompt_id", prompt_id(prompt)), text=prompt, split=split)
+    return layout, Demonstration(prompt=named, reply=Reply(text=reply), source=name_of(row, "source"))
 
 
 def _parts(row: Row) -> tuple[str, Conversation, str]:

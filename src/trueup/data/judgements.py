@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Unpack
 
 from trueup.core.errors import UserError
-from trueup.data.preferences import load_preferences
-from trueup.data.reading import Bad, OnBad, Reading, Tally, name_of, renamed
+from trueup.data.preferences import preference_of
+from trueup.data.reading import Bad, Options, Reading, name_of, read_each
 from trueup.data.rows import Judged, Prompt, Reply, Split, judged
-from trueup.data.source import Row, Source, read_rows
+from trueup.data.source import Row, Source
 from trueup.data.turns import conversation, prompt_id
 
 STYLES = ("concise", "detailed", "markdown")
@@ -33,42 +33,24 @@ ALLOWED = (
 )
 
 
-def read_judged(
-    source: Source,
-    *,
-    on_bad: OnBad = "error",
-    fields: Mapping[str, str] | None = None,
-    split: Split = "train",
-    hub_split: str = "train",
-    hub_subset: str | None = None,
-) -> Reading[Judged]:
+def read_judged(source: Source, **options: Unpack[Options]) -> Reading[Judged]:
     """Read judged groups and say how they were read.
 
     Args:
         source: a file, a hub data set's name, several of them, or rows in memory.
-        on_bad: what to do with rows that teach nothing: an empty reply, fewer than two replies, two equal ones of different rating.
-        fields: our field name -> the file's, where they differ.
-        split: which split the prompts are put in.
-        hub_split: which split of a hub data set to read.
-        hub_subset: which configuration or folder of a hub data set to read.
+        options: see `Options`; an empty reply, fewer than two replies, and two equal ones of different rating teach nothing.
 
     Raises:
         UserError: missing or damaged file, malformed row, or (with ``on_bad="error"``) a row that teaches nothing; the place is named.
     """
-    tally, rows = Tally(on_bad), []
-    for found in read_rows(source, hub_split=hub_split, hub_subset=hub_subset):
-        row = renamed(found, fields)
-        layout = _layout(row)
-        try:
-            group = _pair(row, split) if layout == "pairs" else _group(row, layout, split)
-        except Bad as bad:
-            tally.left_out(bad, row)
-            continue
-        tally.saw(layout)
-        rows.append(group)
-    if not rows:
-        raise UserError("holds no usable judgement.", where=str(source) if isinstance(source, str) else None)
-    return Reading(rows=rows, layouts=tally.layouts, skipped=tally.skipped)
+    return read_each(source, _judged, "usable judgement", **options)
+
+
+def _judged(row: Row, split: Split) -> tuple[str, Judged]:
+    layout = _layout(row)
+    if layout == "pairs":
+        return layout, replace(judged(preference_of(row, split)[1]), domain=_domain(row))
+    return layout, _group(row, layout, split)
 
 
 def _layout(row: Row) -> str:
@@ -94,22 +76,6 @@ def _texts(value: Any) -> list[str] | None:
         except ValueError:
             return None
     return list(value) if isinstance(value, list | tuple) and value and all(isinstance(x, str) for x in value) else None
-
-
-def _pair(row: Row, split: Split) -> Judged:
-    # the reader of pairs knows all their layouts; a row it would leave out is left out here
-    try:
-        pair = load_preferences([row.values], split=split).rows[0]
-    except UserError as error:
-        reason = error.message.split(". Correct or remove")[0]
-        if reason != error.message:
-            raise Bad(reason, "rejected") from error
-        raise UserError(error.message, where=(error.where or "").replace("row 1", row.where)) from error
-    made = judged(pair)
-    return Judged(
-        id=name_of(row, "id", row.id), prompt=made.prompt, replies=made.replies, ratings=made.ratings, margin=made.margin,
-        annotator=made.annotator, domain=_domain(row), where=row.where,
-    )  # fmt: skip
 
 
 def _group(row: Row, layout: str, split: Split) -> Judged:

@@ -11,12 +11,12 @@ Optional fields of all: ``id, margin, annotator, chosen_source, rejected_source`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Unpack
 
 from trueup.core.errors import UserError
-from trueup.data.reading import Bad, OnBad, Reading, Tally, name_of, number_of, renamed, text_of
+from trueup.data.reading import Bad, Options, Reading, name_of, number_of, read_each, text_of
 from trueup.data.rows import Conversation, Preference, Prompt, Reply, Split
-from trueup.data.source import Row, Source, read_rows
+from trueup.data.source import Row, Source
 from trueup.data.turns import Turns, check_messages, conversation, is_transcript, parse_transcript, prompt_id, shared
 
 ALLOWED = (
@@ -25,56 +25,35 @@ ALLOWED = (
 )
 
 
-def read_preferences(
-    source: Source,
-    *,
-    on_bad: OnBad = "error",
-    fields: Mapping[str, str] | None = None,
-    split: Split = "train",
-    hub_split: str = "train",
-    hub_subset: str | None = None,
-) -> list[Preference]:
+def read_preferences(source: Source, **options: Unpack[Options]) -> list[Preference]:
     """The rows of `load_preferences`."""
-    return load_preferences(source, on_bad=on_bad, fields=fields, split=split, hub_split=hub_split, hub_subset=hub_subset).rows
+    return load_preferences(source, **options).rows
 
 
-def load_preferences(
-    source: Source,
-    *,
-    on_bad: OnBad = "error",
-    fields: Mapping[str, str] | None = None,
-    split: Split = "train",
-    hub_split: str = "train",
-    hub_subset: str | None = None,
-) -> Reading[Preference]:
+def load_preferences(source: Source, **options: Unpack[Options]) -> Reading[Preference]:
     """Read preference pairs and say how they were read.
 
     Args:
-        source: a file, a hub dataset's name, several of them, or rows in memory.
-        on_bad: what to do with an empty or identical reply, or conversations that part before the last reply.
-        fields: our field name -> the file's, where they differ.
-        split: which split the prompts are put in.
-        hub_split: which split of a hub dataset to read.
-        hub_subset: which configuration or folder of a hub dataset to read.
+        source: a file, a hub data set's name, several of them, or rows in memory.
+        options: see `Options`; an empty or identical reply, and conversations that part before the last reply, teach nothing.
 
     Raises:
         UserError: missing or damaged file, malformed row, or (with ``on_bad="error"``) a row that teaches nothing; the place is named.
     """
-    tally, rows = Tally(on_bad), []
-    for found in read_rows(source, hub_split=hub_split, hub_subset=hub_subset):
-        row = renamed(found, fields)
-        layout = _layout(row)
-        try:
-            prompt, chosen, rejected = _READERS[layout](row)
-            _check_pair(chosen, rejected)
-        except Bad as bad:
-            tally.left_out(bad, row)
-            continue
-        tally.saw(layout)
-        rows.append(_preference(row, prompt, chosen, rejected, split))
-    if not rows:
-        raise UserError("holds no usable preference pair.", where=str(source) if not isinstance(source, list) else None)
-    return Reading(rows=rows, layouts=tally.layouts, skipped=tally.skipped)
+    return read_each(source, preference_of, "usable preference pair", **options)
+
+
+def preference_of(row: Row, split: Split) -> tuple[str, Preference]:
+    """Layout and pair of one row.
+
+    Raises:
+        Bad: it teaches nothing.
+        UserError: it is malformed.
+    """
+    layout = _layout(row)
+    prompt, chosen, rejected = _READERS[layout](row)
+    _check_pair(chosen, rejected)
+    return layout, _preference(row, prompt, chosen, rejected, split)
 
 
 def _preference(row: Row, prompt: Conversation, chosen: str, rejected: str, split: Split) -> Preference:

@@ -2,67 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Unpack
 
 from trueup.core.errors import UserError
-from trueup.data.reading import Bad, OnBad, Reading, Tally, name_of, renamed
+from trueup.data.reading import Bad, Options, Reading, name_of, read_each
 from trueup.data.rows import Prompt, Split
-from trueup.data.source import Row, Source, read_rows
+from trueup.data.source import Row, Source
 from trueup.data.turns import check_messages, conversation, prompt_id
 
 
-def read_prompts(
-    source: Source,
-    *,
-    on_bad: OnBad = "error",
-    fields: Mapping[str, str] | None = None,
-    tags: Sequence[str] = (),
-    split: Split = "train",
-    hub_split: str = "train",
-    hub_subset: str | None = None,
-) -> list[Prompt]:
+def read_prompts(source: Source, *, tags: Sequence[str] = (), **options: Unpack[Options]) -> list[Prompt]:
     """The rows of `load_prompts`."""
-    return load_prompts(source, on_bad=on_bad, fields=fields, tags=tags, split=split, hub_split=hub_split, hub_subset=hub_subset).rows
+    return load_prompts(source, tags=tags, **options).rows
 
 
-def load_prompts(
-    source: Source,
-    *,
-    on_bad: OnBad = "error",
-    fields: Mapping[str, str] | None = None,
-    tags: Sequence[str] = (),
-    split: Split = "train",
-    hub_split: str = "train",
-    hub_subset: str | None = None,
-) -> Reading[Prompt]:
+def load_prompts(source: Source, *, tags: Sequence[str] = (), **options: Unpack[Options]) -> Reading[Prompt]:
     """Read prompts and say how they were read.
 
     Args:
-        source: a file, a hub dataset's name, several of them, or rows in memory.
-        on_bad: what to do with a prompt that occurred before.
-        fields: our field name -> the file's, where they differ.
+        source: a file, a hub data set's name, several of them, or rows in memory.
         tags: fields to keep as tags.
-        split: which split the prompts are put in.
-        hub_split: which split of a hub dataset to read.
-        hub_subset: which configuration or folder of a hub dataset to read.
+        options: see `Options`; a prompt that occurred before teaches nothing.
 
     Raises:
         UserError: missing or damaged file, malformed row, or (with ``on_bad="error"``) a repeated prompt; file, line and field are named.
     """
-    tally, rows, seen = Tally(on_bad), [], set[str]()
-    for found in read_rows(source, hub_split=hub_split, hub_subset=hub_subset):
-        row = renamed(found, fields)
+    seen = set[str]()
+
+    def one(row: Row, split: Split) -> tuple[str, Prompt]:
         layout = "messages" if row.values.get("messages") is not None else "prompt"
         prompt = _prompt(row, layout, tags, split)
         if prompt.id in seen:
-            tally.left_out(Bad("repeated prompt", layout), row)
-            continue
+            raise Bad("repeated prompt", layout)
         seen.add(prompt.id)
-        tally.saw(layout)
-        rows.append(prompt)
-    if not rows:
-        raise UserError("holds no prompt.", where=str(source) if not isinstance(source, list) else None)
-    return Reading(rows=rows, layouts=tally.layouts, skipped=tally.skipped)
+        return layout, prompt
+
+    return read_each(source, one, "prompt", **options)
 
 
 def _prompt(row: Row, layout: str, tags: Sequence[str], split: Split) -> Prompt:

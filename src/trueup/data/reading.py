@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from pathlib import Path
+from typing import Generic, Literal, TypedDict, TypeVar
 
 from trueup.core.errors import UserError, did_you_mean
-from trueup.data.source import Row
+from trueup.data.rows import Split
+from trueup.data.source import Row, Source, read_rows
 
 T = TypeVar("T")
 OnBad = Literal["error", "skip"]
@@ -30,6 +32,21 @@ class Reading(Generic[T]):
         found = ", ".join(f"{n} as {layout}" for layout, n in self.layouts.items())
         left = ", ".join(f"{n} {reason}" for reason, n in sorted(self.skipped.items()))
         return f"{len(self.rows)} rows read ({found or 'none'})" + (f"; left out: {left}" if left else "")
+
+
+class Options(TypedDict, total=False):
+    """How a source is read; the keyword arguments that every reader of rows takes."""
+
+    on_bad: OnBad
+    """What to do with rows that teach nothing; "error" unless given."""
+    fields: Mapping[str, str] | None
+    """Our field name -> the file's, where they differ."""
+    split: Split
+    """Which split the prompts are put in; "train" unless given."""
+    hub_split: str
+    """Which split of a hub data set to read; "train" unless given."""
+    hub_subset: str | None
+    """Which configuration or folder of a hub data set to read."""
 
 
 class Bad(Exception):  # noqa: N818 - it is about the row, not an error of the program
@@ -64,6 +81,47 @@ class Tally:
                 where=f"{row.where}, field '{bad.field_name}'",
             )
         self.skipped[bad.reason] = self.skipped.get(bad.reason, 0) + 1
+
+
+def read_each(
+    source: Source,
+    one: Callable[[Row, Split], tuple[str, T]],
+    what: str,
+    *,
+    on_bad: OnBad = "error",
+    fields: Mapping[str, str] | None = None,
+    split: Split = "train",
+    hub_split: str = "train",
+    hub_subset: str | None = None,
+) -> Reading[T]:
+    """Read a source row by row.
+
+    Args:
+        source: a file, a hub data set's name, several of them, or rows in memory.
+        one: a row and its split -> its layout and what it holds; raises `Bad` where it teaches nothing.
+        what: what is missing where no row is left, such as "usable preference pair".
+        on_bad: see `Options`, as all below.
+        fields: see `Options`.
+        split: see `Options`.
+        hub_split: see `Options`.
+        hub_subset: see `Options`.
+
+    Raises:
+        UserError: missing or damaged file, malformed row, no row left, or (with ``on_bad="error"``) a row that teaches nothing.
+    """
+    tally, rows = Tally(on_bad), []
+    for found in read_rows(source, hub_split=hub_split, hub_subset=hub_subset):
+        row = renamed(found, fields)
+        try:
+            layout, read = one(row, split)
+        except Bad as bad:
+            tally.left_out(bad, row)
+            continue
+        tally.saw(layout)
+        rows.append(read)
+    if not rows:
+        raise UserError(f"holds no {what}.", where=str(source) if isinstance(source, str | Path) else None)
+    return Reading(rows=rows, layouts=tally.layouts, skipped=tally.skipped)
 
 
 def renamed(row: Row, fields: Mapping[str, str] | None) -> Row:
