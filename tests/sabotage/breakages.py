@@ -31,6 +31,7 @@ LEARNER = "tests/by_hand/test_reward_learner.py"
 VERIFIABLE = "tests/unit/test_rewards_verifiable.py"
 ENSEMBLES = "tests/by_hand/test_ensembles.py"
 EXAMINATION = "tests/by_hand/test_reward_examination.py"
+IMPRINT = "tests/by_hand/test_reward_imprint.py"
 AGREEMENT = "tests/by_hand/test_agreement.py"
 CONTRACT = "tests/contract/test_learners.py"
 SAMPLER = "tests/oracle/test_sampler.py"
@@ -214,6 +215,9 @@ _REWARD_MODELS = (
     ("best-domain-is-the-worst", "mismatch/reward_model/accuracy.py", '("worst_domain", np.min)', '("worst_domain", np.max)', (EXAMINATION,)),
     ("easy-is-hard", "mismatch/reward_model/accuracy.py", '"style_easy": first > second, "style_normal": first == second, "style_hard": first < second', '"style_easy": first < second, "style_normal": first == second, "style_hard": first > second', (EXAMINATION,)),
     ("length-across-prompts", "mismatch/reward_model/length.py", 'known.groupby("item")[list(_COLUMNS)].transform("mean")', "known[list(_COLUMNS)].mean()", (EXAMINATION,)),
+    ("weakness-taken-for-bias", "mismatch/reward_model/imprint.py", "paid, owed = self.imprint.value or 0.0, -(self.debt.value or 0.0)", "paid, owed = self.imprint.value or 0.0, self.debt.value or 0.0", (IMPRINT,)),
+    ("slope-of-the-domain-alone", "mismatch/reward_model/accuracy.py", "value = own / others - BROKEN", "value = own - BROKEN", (IMPRINT,)),
+    ("clusters-are-rows", "stats/logistic.py", "np.add.at(scores, codes, x * residual[:, None])", "np.add.at(scores, np.arange(len(codes)) % clusters, x * residual[:, None])", (IMPRINT,)),
     ("temperature-judged-on-its-own-half", "mismatch/reward_model/certainty.py", "fit_calibrator(pairs.delta[~side], outcome[~side]", "fit_calibrator(pairs.delta[side], outcome[side]", (EXAMINATION,)),
     ("agreement-with-oneself", "stats/agreement.py", "(counts * (counts - 1)).sum(1), total * (total - 1)", "(counts * counts).sum(1), total * total", (AGREEMENT,)),
     ("ceiling-is-the-agreement", "stats/ceilings.py", "(1 + np.sqrt(np.clip(np.asarray(second, dtype=float), 0, 1))) / 2", "(1 + np.clip(np.asarray(second, dtype=float), 0, 1)) / 2", (AGREEMENT,)),

@@ -50,7 +50,7 @@ class Lean:
 
     def shown(self, least: float) -> bool:
         """Whether both intervals exclude 0 on opposite sides, and the weight reaches ``least``."""
-        return self.imprint.excludes(0) and self.debt.excludes(0) and abs(self.weight) >= least
+        return self.weight != 0 and self.imprint.excludes(0) and self.debt.excludes(0) and abs(self.weight) >= least
 
     def sentence(self) -> str:
         """For a rule."""
