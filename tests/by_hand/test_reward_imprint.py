@@ -133,7 +133,7 @@ def test_questions_answer_with_the_lean() -> None:
 
 
 def test_a_domain_where_the_score_means_less() -> None:
-    frames = [judged(600, 2.0, 0.0, 0.0, seed=1).assign(domain="a"), judged(600, 2.0, 0.0, 0.0, seed=2).assign(domain="b")]
+    frames = [judged(600, 5.0, 0.0, 0.0, seed=1).assign(domain="a"), judged(600, 5.0, 0.0, 0.0, seed=2).assign(domain="b")]
     frames[1]["item"], frames[1]["prompt_id"] = "b" + frames[1]["item"], "b" + frames[1]["prompt_id"]
     sound = checked(pd.concat(frames))
     # the same scores, thrice as large in one domain: they mean a third there
@@ -142,9 +142,9 @@ def test_a_domain_where_the_score_means_less() -> None:
     found = accuracy.QUESTION.answer(Evidence(model="m", rows=broken, key=KEY))
     assert found.verdict == "alarm"
     slope = next(e for e in found.estimates if e.name == "slope b")
-    assert slope.value == pytest.approx(1 / 3 - 1 / 2, abs=0.1)
     assert slope.low is not None
-    assert slope.low < 1 / 3 - 1 / 2 < (slope.high or 0)
+    assert slope.high is not None
+    assert slope.low < 1 / 3 - 1 / 2 < slope.high < 0
 
 
 def test_features_of_a_text() -> None:
