@@ -69,7 +69,9 @@ class Sequences(Table):
         )
 
 
-def load_tokenizer(path: str | Path, pad_token: str | None = None, *, needs_eos: bool = True) -> PreTrainedTokenizerFast:
+def load_tokenizer(
+    path: str | Path, pad_token: str | None = None, *, needs_eos: bool = True, any_pad: bool = False
+) -> PreTrainedTokenizerFast:
     """Load a tokenizer that has an end-of-sequence and a padding token.
 
     Args:
@@ -77,6 +79,7 @@ def load_tokenizer(path: str | Path, pad_token: str | None = None, *, needs_eos:
         pad_token: an existing token to pad with; needed only where the tokenizer has none. It may equal any token, eos included,
             because masks travel with the data.
         needs_eos: whether replies must be able to end; encoders do without.
+        any_pad: where nothing can stand in for padding, take the first ordinary token instead of stopping.
 
     Raises:
         UserError: nothing can be loaded from there, there is no eos token, or none to pad with.
@@ -90,11 +93,11 @@ def load_tokenizer(path: str | Path, pad_token: str | None = None, *, needs_eos:
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{type(tokenizer).__name__} has no tokenizer.json. Save the tokenizer as a fast one.", where=where)
-    return check_tokenizer(tokenizer, where, pad_token, needs_eos=needs_eos)
+    return check_tokenizer(tokenizer, where, pad_token, needs_eos=needs_eos, any_pad=any_pad)
 
 
 def check_tokenizer(
-    tokenizer: PreTrainedTokenizerFast, where: str, pad_token: str | None = None, *, needs_eos: bool = True
+    tokenizer: PreTrainedTokenizerFast, where: str, pad_token: str | None = None, *, needs_eos: bool = True, any_pad: bool = False
 ) -> PreTrainedTokenizerFast:
     """The tokenizer with eos and pad set, or a `UserError` that says how to set them."""
     if needs_eos and tokenizer.eos_token_id is None:
@@ -106,7 +109,12 @@ def check_tokenizer(
             raise UserError(f"pad_token {pad_token!r} is not in the vocabulary. Name an existing token.", where=where)
         tokenizer.pad_token = pad_token
     if tokenizer.pad_token_id is None:
-        if tokenizer.unk_token_id is None or tokenizer.unk_token_id == tokenizer.eos_token_id:
+        stand_in = tokenizer.unk_token_id is not None and tokenizer.unk_token_id != tokenizer.eos_token_id
+        if not stand_in and any_pad:
+            ordinary = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(ordinary[0])
+            return tokenizer
+        if not stand_in:
             raise UserError(
                 "the tokenizer has no padding token, and no unknown token apart from eos to stand in. "
                 "Set `pad_token` in tokenizer_config.json or in the configuration to an existing token.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +34,7 @@ from trueup.models.encoder_reward import EncoderReward
 from trueup.models.heads import fresh_head, last_linear, set_outputs
 from trueup.models.llama import lean_trunk, reply_states
 from trueup.models.loading import load_model_config, load_weights, quiet, seeded, without_dropout
-from trueup.models.policy import DTYPES, Policy, Precision, autocast, context_of, merged
+from trueup.models.policy import DTYPES, Policy, Precision, autocast, base_of, context_of, merged
 from trueup.ops.masking import last_valid
 
 
@@ -75,35 +76,47 @@ class TrunkReward:
     """A causal trunk with a linear head, read at the last valid token by our own mask.
 
     Args:
-        model: a ``...ForSequenceClassification`` with one label and a causal trunk.
+        model: a ``...ForSequenceClassification`` with one label and a causal trunk (or one with a peft adapter).
         tokenizer: of the trunk.
         rendering: how messages become text, see `render_prompt`.
         precision: of matrix products; weights keep their own, scores are float32.
+        reads_eos: False reads the token before eos, as transformers does where padding and eos are one token.
 
     Attributes:
         cut_replies: cut replies that do not fit the context from the left, instead of stopping; False unless set.
         max_length: longest prompt with reply, tokens (TRL's name); the context's own limit unless set.
 
     Raises:
-        UserError: padding and eos are one token: transformers' own forward would read before eos.
+        UserError: padding and eos are one token, but ``reads_eos``: transformers' own forward would read before eos.
     """
 
     cut_replies: bool = False
     max_length: int | None = None
 
     def __init__(
-        self, model: Any, tokenizer: PreTrainedTokenizerFast, rendering: Rendering = "template", precision: Precision = "float32"
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerFast,
+        rendering: Rendering = "template",
+        precision: Precision = "float32",
+        reads_eos: bool = True,
     ) -> None:
-        if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        if reads_eos and tokenizer.pad_token_id == tokenizer.eos_token_id:
             raise UserError("a reward model's padding token must differ from eos. Set `pad_token` to another existing token.")
         self.model: Any = without_dropout(model)
-        self._tokenizer, self.rendering, self.precision = tokenizer, rendering, precision
+        self._tokenizer, self.rendering, self.precision, self.reads_eos = tokenizer, rendering, precision, reads_eos
         model.config.pad_token_id = tokenizer.pad_token_id
 
     @property
     def module(self) -> nn.Module:
         """Trunk and head."""
         return self.model
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer."""
+        head: nn.Linear = base_of(self.model).score
+        return head
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -114,7 +127,8 @@ class TrunkReward:
         """Tokens of prompts with replies; prompts are cut from the left where the context is too short, replies only if told to."""
         tokenizer = self._tokenizer
         prompt_ids = encode_prompts(tokenizer, prompts, rendering=self.rendering)
-        reply_ids, limit = encode_replies(tokenizer, replies), self._limit()
+        read = replies if self.reads_eos else [replace(r, finished=False) for r in replies]
+        reply_ids, limit = encode_replies(tokenizer, read), self._limit()
         if self.cut_replies and limit is not None:
             reply_ids = [cut_left(ids, limit - 1) for ids in reply_ids]
         return pack(fit(tokenizer, prompt_ids, reply_ids, limit), reply_ids, tokenizer.pad_token_id)
@@ -125,8 +139,7 @@ class TrunkReward:
 
     def head_weight(self) -> Tensor:
         """[H, W] weights of the head."""
-        weight: Tensor = self.model.score.weight
-        return weight
+        return self.head.weight
 
     def outputs(self, features: Table) -> Tensor:
         """[B, H] float32 outputs of the head at each row's last valid token."""
@@ -138,9 +151,9 @@ class TrunkReward:
         else:
             inputs = {"input_ids": features.tokens, "attention_mask": features.attention(), "position_ids": features.positions()}
             with autocast(features.tokens.device, self.precision):
-                hidden, column = self.model.base_model(**inputs, use_cache=False).last_hidden_state, features.last()
+                hidden, column = base_of(self.model).base_model(**inputs, use_cache=False).last_hidden_state, features.last()
         rows = torch.arange(len(features), device=hidden.device)
-        head = self.model.score
+        head = self.head
         return F.linear(hidden[rows, column].to(head.weight.dtype), head.weight, head.bias).float()
 
     def from_policy_tokens(self, sequences: Sequences, policy_tokenizer: PreTrainedTokenizerFast) -> Sequences | None:
@@ -152,7 +165,7 @@ class TrunkReward:
         """
         limit = self._limit()
         fits = limit is None or int(sequences.attention().sum(1).max()) <= limit
-        if not fits or not same_tokenizer(policy_tokenizer, self._tokenizer):
+        if not fits or not self.reads_eos or not same_tokenizer(policy_tokenizer, self._tokenizer):
             return None
         again = encode_replies(self._tokenizer, decode_replies(policy_tokenizer, sequences.replies, sequences.mask))
         tokens = [row[valid].tolist() for row, valid in zip(sequences.replies, sequences.mask, strict=True)]
@@ -164,9 +177,9 @@ class TrunkReward:
         return min(known, default=None)
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder that `AutoModelForSequenceClassification` and `load_reward` load."""
+        """Write a folder that `AutoModelForSequenceClassification` and `load_reward` load; an adapter is merged into its base first."""
         with quiet():
-            self.model.save_pretrained(str(folder))
+            merged(self.model).save_pretrained(str(folder))
         self._tokenizer.save_pretrained(str(folder))
 
 
@@ -231,6 +244,9 @@ def load_reward(
 ) -> RewardModel:
     """Load a trained reward model from a folder or hub name.
 
+    Where its tokenizer pads with eos, it is read at the token before eos, as transformers' own forward does; where it has no padding
+    token, any other will do, since masks say what is padding.
+
     Raises:
         UserError: nothing there, broken weights, or a model without a trained scalar head.
     """
@@ -248,7 +264,10 @@ def load_reward(
     model, missing = load_weights(AutoModelForSequenceClassification, path, dtype)
     if missing:
         raise UserError(f"the weights lack '{missing[0]}', which would stay random.", where=str(path))
-    return _wrap(model, path, pad_token, rendering, precision)
+    if not hasattr(model, "score"):
+        return _wrap(model, path, pad_token, rendering, precision)
+    tokenizer = load_tokenizer(path, pad_token, any_pad=True)
+    return TrunkReward(model, tokenizer, rendering, precision, reads_eos=tokenizer.pad_token_id != tokenizer.eos_token_id)
 
 
 def shared_tokenizer(policy: Policy, reward: RewardModel) -> PreTrainedTokenizerFast:
