@@ -21,15 +21,15 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from timing import in_process, matrix_rate, taking_turns
 
 PROMPTS, SAMPLES, TOKENS, VOCABULARY = 16, 4, 48, 4096
 BETA, LEARNING_RATE = 0.05, 1e-5
@@ -48,7 +48,8 @@ def main() -> None:
     if args.precision:
         args.out.write_text(json.dumps(measure(args.precision, args.steps, args.threads)))
         return
-    results = {precision: in_process(precision, args.steps, args.threads) for precision in ("bf16", "float32")}
+    options = {"steps": args.steps, "threads": args.threads}
+    results = {precision: in_process(__file__, {"precision": precision, **options}) for precision in ("bf16", "float32")}
     for precision, r in results.items():
         print(
             f"{precision}: ratio {r['ratio']:.2f}, by processor time {r['processor_ratio']:.2f}; "
@@ -61,19 +62,6 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps({"ratio": ratio, "threads": args.threads, **results}, indent=2) + "\n")
     print(f"ratio {ratio:.2f}")
-
-
-def in_process(precision: str, steps: int, threads: int) -> dict[str, Any]:
-    """One precision in a fresh process: accelerate keeps one precision a process."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out.json"
-        command = [sys.executable, __file__, "--precision", precision, "--steps", str(steps), "--threads", str(threads), "--out", str(out)]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": str(threads)}
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        if done.returncode:
-            sys.exit(done.stdout)
-        result: dict[str, Any] = json.loads(out.read_text())
-        return result
 
 
 def measure(precision: str, steps: int, threads: int) -> dict[str, Any]:
@@ -106,16 +94,6 @@ def measure(precision: str, steps: int, threads: int) -> dict[str, Any]:
         "ours_share": work / mine / rate,
         "peer_share": work / theirs / rate,
     }
-
-
-def now() -> tuple[float, float]:
-    """Wall and processor seconds."""
-    return time.perf_counter(), time.process_time()
-
-
-def since(began: tuple[float, float]) -> tuple[float, float]:
-    wall, processor = now()
-    return wall - began[0], processor - began[1]
 
 
 def make_models(folder: Path) -> list[str]:
@@ -153,25 +131,9 @@ def make_models(folder: Path) -> list[str]:
 def peer(folder: Path, texts: list[str], precision: str, steps: int) -> tuple[Any, Any]:
     """TRL's trainer, and the callback that times its steps and gives us every second turn."""
     from datasets import Dataset
-    from transformers import TrainerCallback
     from trl import RLOOConfig, RLOOTrainer
 
-    class Turns(TrainerCallback):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.peer: list[tuple[float, float]] = []
-            self.ours: list[tuple[float, float]] = []
-            self.other: Iterator[Any] = iter(())
-
-        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.began = now()
-
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            self.peer.append(since(self.began))
-            began = now()
-            next(self.other)
-            self.ours.append(since(began))
-
-    turns = Turns()
+    turns = taking_turns()
     config = RLOOConfig(
         output_dir=str(folder / "trl"),
         per_device_train_batch_size=ROWS,
@@ -282,19 +244,6 @@ def nominal_flops(texts: list[str]) -> float:
     sampling = 2.0 * trunk * (prompts + ROWS * TOKENS) + heads
     scoring = 3 * forward + 2 * heads  # policy and reference with a head, the reward model without
     return sampling + scoring + 3 * (forward + heads)
-
-
-def matrix_rate(dtype: Any) -> float:
-    """FLOP/s of a product of two 2048 x 2048 matrices; the best of several tries."""
-    import torch
-
-    a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(8):
-        began = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - began)
-    return 2 * 2048**3 / best
 
 
 if __name__ == "__main__":
