@@ -16,6 +16,8 @@ from trueup.core.component import kinds, offered
 from trueup.core.config import resolve
 from trueup.core.rng import Key
 from trueup.data.rows import Demonstration, Judged, Preference, Prompt, Reply, judged
+from trueup.data.segments import Category
+from trueup.data.spans import Marked, Span
 from trueup.data.tokens import Sequences
 from trueup.learn.table import Examples, Mean, Table
 from trueup.loop.config import LoopConfig
@@ -25,7 +27,9 @@ from trueup.optimizers.experience import PromptBatch
 from trueup.optimizers.ppo import PPOConfig
 from trueup.optimizers.rloo import RLOOConfig
 from trueup.optimizers.sft import SFT
+from trueup.rewards.dense.protocol import DenseObjectiveConfig, SegmentTargets
 from trueup.rewards.fit import RewardLearner
+from trueup.rewards.fit_dense import DenseLearner, MarkedBatch
 from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig
 from trueup.rewards.objectives.protocol import Judgements, ObjectiveConfig
 
@@ -90,6 +94,27 @@ def reward_learner(kind: str) -> RewardLearner:
     return RewardLearner(objective, tiny_reward(outputs=objective.outputs))
 
 
+def dense_learner(kind: str) -> DenseLearner:
+    objective = resolve("trueup.rewards.dense", DenseObjectiveConfig, {"kind": kind})
+    return DenseLearner(objective, tiny_reward(outputs=2), CATEGORIES)
+
+
+CATEGORIES = (Category(name="lines", labels=("wrong",), unit="line"), Category(name="whole", labels=("short", "wrong"), unit="reply"))
+
+
+def marked(rows: int, key: Key) -> MarkedBatch:
+    """Replies of one to three lines, some of them wrong."""
+    found = []
+    for i in range(rows):
+        lines = [text(key / i / j, 3) for j in range(1 + i % 3)]
+        starts = [sum(len(x) + 1 for x in lines[:j]) for j in range(len(lines))]
+        wrong = (key / i / "wrong").generator().random(len(lines)) < 0.5
+        spans = [Span(start=s, end=s + len(x), label="wrong") for s, x, w in zip(starts, lines, wrong, strict=True) if w]
+        answer = Reply(text="\n".join(lines), finished=i % 2 == 0)
+        found.append(Marked(id=str(i), prompt=prompt(key / i), reply=answer, spans=tuple(spans)))
+    return MarkedBatch(row=torch.arange(rows), marked=tuple(found))
+
+
 LEARNERS = {
     "sft": Case(lambda: SFT(tiny_policy()), demonstrations),
     "rloo": Case(lambda: RLOOConfig(**ONLINE).build(tiny_parts()), prompts),
@@ -97,6 +122,7 @@ LEARNERS = {
     "pairs": Case(lambda: RewardLearner(BradleyTerryConfig(center_rewards_coefficient=0.1), tiny_reward()), preferences),
     "pairs without ties": Case(lambda: RewardLearner(BradleyTerryConfig(ties="drop"), tiny_reward()), groups),
     **{kind: Case(partial(reward_learner, kind), groups) for kind in kinds("trueup.rewards.objectives") if kind != "protocol"},
+    **{kind: Case(partial(dense_learner, kind), marked) for kind in kinds("trueup.rewards.dense") if kind != "protocol"},
 }
 
 
@@ -134,6 +160,8 @@ def change(e: Any, edit: Callable[[Sequences], Sequences], pad: Callable[[torch.
         elif isinstance(x, Judgements):
             absent = {c: torch.where(x.present, getattr(x, c), torch.full_like(x.rating, float("nan"))) for c in ("rating", "length")}
             out[f.name] = replace(x, **absent)
+        elif isinstance(x, SegmentTargets):
+            out[f.name] = replace(x, target=torch.where(x.present, x.target, torch.full_like(x.target, float("nan"))))
         elif isinstance(x, torch.Tensor) and x.dim() == 2:
             out[f.name] = pad(x, e.sequences.mask)
     return replace(e, **out)
@@ -256,3 +284,4 @@ def test_every_optimizer_is_under_this_contract() -> None:
 
     assert set(offered("trueup.optimizers", OptimizerConfig)) <= set(LEARNERS)
     assert set(offered("trueup.rewards.objectives", ObjectiveConfig)) <= set(LEARNERS)
+    assert set(offered("trueup.rewards.dense", DenseObjectiveConfig)) <= set(LEARNERS)

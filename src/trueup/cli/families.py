@@ -43,6 +43,12 @@ FAMILIES = (
         packages=("trueup.rewards.objectives",),
         base="trueup.rewards.objectives.protocol:ObjectiveConfig",
     ),
+    Family(
+        name="dense",
+        what="losses of reward models that judge segments",
+        packages=("trueup.rewards.dense",),
+        base="trueup.rewards.dense.protocol:DenseObjectiveConfig",
+    ),
     Family(name="worlds", what="prompts, preferences and truth", packages=("trueup.sandbox",), base="trueup.sandbox.world:WorldConfig"),
     Family(
         name="selects",

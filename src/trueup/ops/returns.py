@@ -23,8 +23,13 @@ def shaped_reward(
     Source: Ziegler et al. 2019 (arXiv:1909.08593, eq. 2), per token.
     """
     reward = -beta * keep(log_ratio_ref, mask)
+    return reward + on_last(score, mask)
+
+
+def on_last(score: Float[Tensor, " B"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """A number a reply on its last valid token, 0 elsewhere: [B], [B, T] -> [B, T]."""
     place = torch.arange(mask.shape[1], device=mask.device) == last_valid(mask)[:, None]
-    return reward + keep(score[:, None].expand_as(reward), place)
+    return keep(score[:, None].expand(mask.shape), place)
 
 
 def gae(

@@ -13,6 +13,7 @@ from trueup.data.tokens import Sequences, decode_replies
 from trueup.learn.table import Table
 from trueup.ops.masking import keep, sequence_sum
 from trueup.optimizers.protocol import OnlineConfig, Parts
+from trueup.rewards.dense_reward import placed_reward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class Samples(Table):
     """[B, T] as the sampler had it."""
     score: Tensor
     """[B] reward, before penalties."""
+    token_score: Tensor
+    """[B, T] the same, where it falls: on the last token unless the reward is dense. Its sum over a row is the score."""
     finished: Tensor
     """[B] bool."""
     prompt: tuple[Conversation, ...]
@@ -66,12 +69,14 @@ def sample_and_score(parts: Parts, config: OnlineConfig, batch: PromptBatch, key
     seq = sampled.sequences
     replies = tuple(decode_replies(parts.policy.tokenizer, seq.replies, seq.mask))
     prompts = tuple(p for p in batch.prompt for _ in range(k))
+    token_score = placed_reward(parts.reward, prompts, replies, seq)
     return Samples(
         sequences=seq,
         logp=parts.policy.logprobs(seq, config.temperature),
         logp_ref=parts.reference.logprobs(seq, config.temperature),
         logp_sampling=sampled.logp_sampling,
-        score=parts.reward.score(prompts, replies, seq).to(seq.tokens.device),
+        score=token_score.sum(1),
+        token_score=token_score,
         finished=torch.tensor([r.finished for r in replies], device=seq.tokens.device),
         prompt=prompts,
         reply=replies,

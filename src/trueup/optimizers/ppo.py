@@ -1,7 +1,8 @@
 """Proximal policy optimisation with a learned critic (Schulman et al. 2017, arXiv:1707.06347; Ziegler et al. 2019, arXiv:1909.08593).
 
 Deviations:
-1. The reward is the score on the last token minus a per-token KL penalty to a frozen reference; ``gamma`` 1 by default.
+1. The reward is the score, on the last token or where a dense reward puts its parts, minus a per-token KL penalty to a frozen reference;
+   ``gamma`` 1 by default.
 2. Advantages are standardised once over the whole rollout (masked, population variance), not per minibatch; targets are taken before that.
 3. Rewards may be divided by their deviation without moving their mean (``whiten_rewards``), as in Ziegler's code.
 4. The critic is a model of its own (a copy of the policy's trunk with a zero head), so that no coefficient trades policy against value
@@ -109,7 +110,8 @@ class PPO:
         cfg, add = self.config, self.parts.sum_over_processes
         samples = sample_and_score(self.parts, cfg, batch, key)
         mask, gap = samples.mask, reference_gap(samples)
-        reward = shaped_reward(penalised_score(samples, cfg), gap, mask, self.beta)
+        penalty = penalised_score(samples, cfg) - samples.score
+        reward = shaped_reward(penalty, gap, mask, self.beta) + samples.token_score
         if cfg.whiten_rewards:
             reward = rescale(reward, mask, add(moments(reward, mask)))
         value = keep(self.critic(samples.sequences), mask)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import Sequences
+from trueup.rewards.dense_reward import placed_reward
 from trueup.rewards.protocol import Reward
 
 
@@ -24,3 +25,7 @@ class RewardInForce:
     def score(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
         """[B] see `Reward.score`."""
         return self.reward.score(prompts, replies, sequences)
+
+    def token_rewards(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences) -> Tensor:
+        """[B, T] see `DenseReward.token_rewards`; of a reward that is not dense, its score on the last token."""
+        return placed_reward(self.reward, prompts, replies, sequences)

@@ -1,9 +1,9 @@
-"""What an optimizer asks of a reward: one number a reply, from text."""
+"""What an optimizer asks of a reward: one number a reply, from text; of a dense one, also where in the reply it falls."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -21,5 +21,20 @@ class Reward(Protocol):
             prompts: one a row.
             replies: one a row.
             sequences: the same rows as the policy's tokens; a reward that shares the policy's tokenizer may use them to save encoding.
+        """
+        ...
+
+
+@runtime_checkable
+class DenseReward(Reward, Protocol):
+    """A reward that is given at several tokens of a reply; its `score` is their sum."""
+
+    def token_rewards(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences) -> Tensor:
+        """[B, T] Rewards at the policy's reply tokens, without gradient; 0 in padding.
+
+        Args:
+            prompts: one a row.
+            replies: one a row.
+            sequences: the same rows as the policy's tokens.
         """
         ...
