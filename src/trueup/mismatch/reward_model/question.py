@@ -32,6 +32,33 @@ class CardSettings(Config):
     """A difference of easy and hard accuracy below this raises no alarm, however certain."""
     min_calibration_error: float = Field(default=0.02, ge=0, lt=1)
     """An expected calibration error below this raises no alarm, however certain."""
+    max_prompt_debt: float = Field(default=0.5, ge=0)
+    """A debt to the prompt up to this raises no alarm, however certain; at 1 half of the match of prompt and reply is hidden."""
+    max_unread: float = Field(default=0.01, ge=0, lt=1)
+    """Share of replies whose score may be blind to prompt or end, or follow the batch."""
+    company_tolerance: float = Field(default=0.05, gt=0)
+    """A change by the rest of the batch up to this is rounding; standard deviations of the score difference a pair, as all below."""
+    max_flips: float = Field(default=0.25, ge=0, lt=0.5)
+    """Share of pairs that a change without meaning may turn."""
+    max_bought: float = Field(default=0.25, ge=0)
+    """What an appended phrase, or leaving out half, may buy."""
+    max_search_gain: float = Field(default=1.0, ge=0)
+    """What an appended text may buy that was searched for."""
+    tilt_beta: float = Field(default=0.5, gt=0)
+    """Strength of the KL penalty at which gains are predicted; standard deviations of the score on reference samples a nat."""
+    min_within_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the score's variance within prompts that must not be shown to be missed."""
+    min_own_drop: float = Field(default=0.1, ge=0, lt=1)
+    """A loss of accuracy from the reference's to the policy's own pairs below this raises no alarm, however certain."""
+    max_disagreement: float = Field(default=1.5, ge=1)
+    """Disagreement of members on the policy's replies over that on the reference's that raises no alarm, however certain."""
+    max_coverage_lost: float = Field(default=0.1, ge=0, lt=1)
+    """Share of replies that may leave the training data, however certain."""
+
+    @property
+    def one_sided(self) -> float:
+        """Coverage of the intervals of which one end alone can alarm."""
+        return 2 * self.alarm_level - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +72,10 @@ class Evidence:
     """Scores of changed copies of judged replies; see `trueup.mismatch.reward_model.probes`. Empty where none were made."""
     samples: pd.DataFrame = field(default_factory=NOTHING.copy)
     """Scores of replies sampled from policies; see `trueup.mismatch.reward_model.samples`. Empty where no policy is given."""
+    comparisons: pd.DataFrame = field(default_factory=NOTHING.copy)
+    """Labelled pairs of such replies; the same for all models. Empty where none are known."""
+    gains: tuple[Estimate, ...] = ()
+    """What the comparisons predict of this model; see `trueup.mismatch.reward_model.predicted_gain.pooled_gains`."""
     votes: pd.DataFrame = field(default_factory=NOTHING.copy)
     """Votes of several annotators on pairs; empty where each pair has one label."""
     agreement: float | None = None
