@@ -10,12 +10,28 @@ import pandas as pd
 
 from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis, not_enough
-from trueup.mismatch.reward_model import accuracy, certainty, imprint, length, style
+from trueup.mismatch.reward_model import (
+    accuracy,
+    certainty,
+    coverage,
+    disagreement,
+    imprint,
+    length,
+    own_pairs,
+    predicted_gain,
+    regret,
+    style,
+    teaching,
+)
 from trueup.mismatch.reward_model.accuracy import accuracy_difference
+from trueup.mismatch.reward_model.predicted_gain import pooled_gains
 from trueup.mismatch.reward_model.question import NOTHING, CardSettings, Evidence, Question
 from trueup.stats.estimate import Estimate
 
-QUESTIONS: tuple[Question, ...] = (accuracy.QUESTION, style.QUESTION, length.QUESTION, imprint.QUESTION, certainty.QUESTION)
+QUESTIONS: tuple[Question, ...] = (
+    accuracy.QUESTION, style.QUESTION, length.QUESTION, imprint.QUESTION, certainty.QUESTION, teaching.QUESTION, own_pairs.QUESTION,
+    disagreement.QUESTION, coverage.QUESTION, predicted_gain.QUESTION, regret.QUESTION,
+)  # fmt: skip
 """In the order of the card."""
 
 
@@ -56,6 +72,7 @@ def examine(
     *,
     probes: pd.DataFrame = NOTHING,
     samples: pd.DataFrame = NOTHING,
+    comparisons: pd.DataFrame = NOTHING,
     votes: pd.DataFrame = NOTHING,
     agreement: float | None = None,
 ) -> Examination:
@@ -67,14 +84,16 @@ def examine(
         settings: thresholds.
         probes: scores of changed copies, of all models.
         samples: scores of policies' replies, of all models.
+        comparisons: labelled pairs of such replies; the same for all models.
         votes: of several annotators on the pairs; the same for all models.
         agreement: share of pairs on which two annotators agree, where it is known from elsewhere.
     """
     settings = settings or CardSettings()
+    gains = pooled_gains(samples, comparisons, settings.tilt_beta, key / "gains", settings.one_sided)
     evidence = {
         str(name): Evidence(
             model=str(name), rows=rows.reset_index(drop=True), probes=_of(probes, name), samples=_of(samples, name), votes=votes,
-            agreement=agreement, settings=settings, key=key,
+            agreement=agreement, settings=settings, key=key, comparisons=comparisons, gains=gains.get(str(name), ()),
         )
         for name, rows in frame.groupby("model", sort=True)
     }  # fmt: skip

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from trueup.core.rng import Key
-from trueup.stats.bootstrap import DRAWS, Array, cluster_weights, make_estimate
+from trueup.stats.bootstrap import DRAWS, LEVEL, Array, cluster_weights, make_estimate
 from trueup.stats.estimate import Estimate
 from trueup.stats.ridge_logistic import RidgeFit, fit_by_evidence, ridge_logistic
 from trueup.stats.tilting import tilt
@@ -74,10 +74,10 @@ class Gains:
     """[R, M]"""
     prompts: int
 
-    def estimate(self, model: int, method: str = "combined", name: str = "gain") -> Estimate:
+    def estimate(self, model: int, method: str = "combined", name: str = "gain", level: float = LEVEL) -> Estimate:
         """Of one model: win rate against the reference less 1/2."""
         value, draws = self.value[method][model], self.draws[method][:, model]
-        return make_estimate(name, float(value), draws, self.prompts, "share", method=f"{method}, prompt bootstrap")
+        return make_estimate(name, float(value), draws, self.prompts, "share", method=f"{method}, prompt bootstrap", level=level)
 
     def difference(self, first: int, second: int, method: str = "combined", name: str = "difference") -> Estimate:
         """First model less second, on common resamples."""

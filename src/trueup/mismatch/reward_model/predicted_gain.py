@@ -1,0 +1,77 @@
+"""The gain that comparisons of reference samples predict, without gold; see `trueup.mismatch.reward_model.gains` for the estimates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from trueup.core.rng import Key
+from trueup.mismatch.diagnosis import shown
+from trueup.mismatch.features import PREFIX
+from trueup.mismatch.reward_model.gains import predicted_gains
+from trueup.mismatch.reward_model.question import Answer, Evidence, Question, unknown
+from trueup.mismatch.reward_model.samples import REFERENCE, compared_of, grid_of
+from trueup.stats.estimate import Estimate
+from trueup.stats.tilting import standardised, tilt
+
+MIN_COMPARISONS = 20
+
+
+def pooled_gains(
+    samples: pd.DataFrame, comparisons: pd.DataFrame, beta: float, key: Key, level: float = 0.95
+) -> dict[str, tuple[Estimate, ...]]:
+    """Predicted gains of all models of a table of samples, which share the comparisons.
+
+    Args:
+        samples: of all models, as `trueup.mismatch.reward_model.samples.checked_samples` gives them.
+        comparisons: as `checked_comparisons` gives them.
+        beta: strength of the KL penalty, deviations of the score a nat.
+        key: random stream.
+        level: coverage of the intervals.
+
+    Returns:
+        model -> ``gain`` (combined), ``gain_modelled``, ``gain_counted``, and for all but the first model ``gain_over MODEL``, the
+        difference to the first; win rates against the reference less 1/2. Empty where too little is known.
+    """
+    if samples.empty or comparisons.empty:
+        return {}
+    grids = {str(name): grid_of(rows, REFERENCE) for name, rows in samples.groupby("model", sort=True)}
+    first = next(iter(grids.values()))
+    compared = compared_of(comparisons, first, REFERENCE) if min(first.shape) else None
+    score = np.stack([standardised(g.column("score")) for g in grids.values()])
+    if compared is None or len(compared.outcome) < MIN_COMPARISONS or not (np.nanstd(score, axis=2) > 0).any():
+        return {}
+    features = [np.nan_to_num(v) for v in first.columns(PREFIX).values()]
+    columns = np.stack(features) if features else np.zeros((0, *first.shape))
+    gains = predicted_gains(tilt(score, beta), score, columns, compared, key)
+    found = {}
+    for m, name in enumerate(grids):
+        names = {"combined": "gain", "modelled": "gain_modelled", "counted": "gain_counted"}
+        own = [gains.estimate(m, method, names[method], level) for method in ("combined", "modelled", "counted")]
+        over = [gains.difference(m, 0, name=f"gain_over {next(iter(grids))}")] if m else []
+        found[name] = (*own, *over)
+    return found
+
+
+def answer(evidence: Evidence) -> Answer:
+    """Alarm where optimising the score is shown to make replies worse than the reference's."""
+    if not evidence.gains:
+        return unknown(f"fewer than {MIN_COMPARISONS} comparisons of samples of the reference are known; --ask says which to have labelled")
+    gain = evidence.gains[0]
+    if gain.n < evidence.settings.min_prompts:
+        return unknown(f"{gain.n} prompts have two samples or more, {evidence.settings.min_prompts} are needed")
+    rule = f"At beta {evidence.settings.tilt_beta:g} its optimum is predicted to win {shown(gain)} more than half against the reference."
+    if gain.high is not None and gain.high < 0:
+        return Answer(verdict="alarm", rule=rule, estimates=evidence.gains)
+    clear = gain.low is not None and gain.low > 0
+    return Answer(verdict="quiet" if clear else "no difference shown", rule=rule, estimates=evidence.gains)
+
+
+QUESTION = Question(
+    name="predicted_gain",
+    title="Predicted gain",
+    ask="Will optimising it make replies better, as far as comparisons can say?",
+    lede="Win rate against the reference, less one half, of the reference tilted towards the score. Counted: from the pairs alone. "
+    "Modelled: by a utility that is fitted to the comparisons on the scores of all models and named features. Gain: both combined.",
+    answer=answer,
+)
