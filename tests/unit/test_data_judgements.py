@@ -63,6 +63,46 @@ def test_rankings_and_ratings() -> None:
         assert [r.text for r in group.replies] == ["a", "c"]
 
 
+def test_votes_of_several_annotators() -> None:
+    texts = {"instruction": "name", "input": "a city", "response1": "Rome", "response2": "blue"}
+    rows: list[tuple[dict[str, Any], tuple[float, float]]] = [
+        ({"annotator1": 1, "annotator2": 2, "annotator3": 1}, (1.0, 0.0)),
+        ({"annotator1": 2, "annotator2": 2, "annotator3": 0}, (0.0, 1.0)),
+        ({"annotator1": 1, "annotator2": 0, "annotator3": 0}, (0.5, 0.5)),  # most say it is a tie
+        ({"annotator1": 1, "annotator2": 2, "annotator3": 0}, (0.5, 0.5)),
+        ({"annotator1": 1, "annotator2": 2, "annotator3": None}, (0.5, 0.5)),
+        ({"votes": ["b", "b"]}, (0.0, 1.0)),
+    ]
+    for labels, ratings in rows:
+        group, layout = only({**texts, **labels, "subset": "s"})
+        assert (layout, group.ratings, group.domain, group.prompt.text) == ("votes", ratings, "s", "name\na city")
+        assert [r.text for r in group.replies] == ["Rome", "blue"]
+    first, _ = only({**texts, **rows[0][0]})
+    assert first.votes == (("annotator1", 1), ("annotator2", -1), ("annotator3", 1))
+    pair, _ = only({"prompt": Q, "responses": ["a", "b"], "votes": {"x": "tie", "y": "a"}})
+    assert (pair.votes, pair.ratings) == ((("x", 0), ("y", 1)), (0.5, 0.5))
+    # ratings say more than a column whose name happens to begin like an annotator's
+    rated, layout = only({"prompt": Q, "responses": ["a", "b"], "ratings": [1, 2], "annotator_id": 77})
+    assert (layout, rated.votes) == ("ratings", ())
+    plain, layout = only({"prompt": Q, "chosen": "a", "rejected": "b", "annotator_id": 77})
+    assert (layout, plain.votes) == ("pairs", ())
+
+
+def test_one_row_a_label_becomes_one_pair() -> None:
+    def row(item: str, annotator: str, label: Any, first: str = "Rome") -> dict[str, Any]:
+        return {"prompt": Q, "item": item, "annotator": annotator, "label": label, "response1": first, "response2": "blue"}
+
+    reading = read_judged([row("i", "x", 2), row("j", "x", 1), row("i", "y", 2), row("i", "z", 0)])
+    assert [(g.id, g.ratings) for g in reading.rows] == [("i", (0.0, 1.0)), ("j", (1.0, 0.0))]
+    assert reading.rows[0].votes == (("x", -1), ("y", -1), ("z", 0))
+    assert reading.layouts == {"votes": 4}
+    with pytest.raises(UserError, match="annotator 'x' labelled item 'i' twice") as caught:
+        read_judged([row("i", "x", 2), row("i", "x", 1)])
+    assert caught.value.where == "row 2"
+    with pytest.raises(UserError, match="item 'i' has other texts than at row 1"):
+        read_judged([row("i", "x", 2), row("i", "y", 2, first="Oslo")])
+
+
 def test_lists_as_text(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('prompt,responses,ratings\nq,"[""a"", ""b""]","[1, 2]"\n')
@@ -88,6 +128,14 @@ def test_lists_as_text(tmp_path: Path) -> None:
         ({"prompt": Q, "chosen": " ", "rejected": "a"}, "row 1, field 'chosen'", "empty chosen reply"),
         ({"prompt": Q, "chosen": "a"}, "row 1, field 'rejected'", "missing"),
         ({"text": "x"}, "row 1, field 'chosen'", "missing"),
+        ({"prompt": Q, "response1": "a", "response2": "b"}, "row 1", "needs labels of several annotators"),
+        ({"prompt": Q, "response1": "a", "response2": "b", "votes": [1, 3]}, "row 1, field 'votes'", "3 is no label"),
+        ({"prompt": Q, "response1": "a", "response2": "b", "votes": []}, "row 1, field 'votes'", "no label"),
+        ({"prompt": Q, "response1": "a", "response2": True, "votes": [1, 1]}, "row 1, field 'response2'", "no text"),
+        ({"prompt": Q, "response1": "a", "response2": "", "votes": [1, 1]}, "row 1, field 'response2'", "empty reply"),
+        ({"prompt": Q, "response1": "a", "response2": "a", "votes": [1, 1]}, "row 1, field 'response2'", "equal replies"),
+        ({"prompt": Q, "responses": ["a", "b", "c"], "votes": [1, 1]}, "row 1, field 'responses'", "two texts"),
+        ({"response1": "a", "response2": "b", "votes": [1, 1]}, "row 1, field 'prompt'", "missing"),
     ],
 )
 def test_what_is_refused(row: dict[str, Any], where: str, said: str) -> None:

@@ -26,6 +26,7 @@ from trueup.data.source import Row, Source, read_rows
 FIRST, SECOND, TIE = 1, 2, 0
 _LABELS = {"1": FIRST, "a": FIRST, "first": FIRST, "2": SECOND, "b": SECOND, "second": SECOND, "0": TIE, "tie": TIE}
 _COLUMN = re.compile(r"^annotator(\d+|_.+)$")
+_LONG = {"item", "annotator", "label"}
 _ALLOWED = "Allowed: 1, 2, 0, or a, b, first, second, tie"
 
 
@@ -54,7 +55,7 @@ def read_annotations(source: Source, *, on_bad: OnBad = "error") -> Reading[Anno
     tally, items = Tally(on_bad), dict[str, Annotated]()
     last: dict[str, Row] = {}
     for row in read_rows(source):
-        layout, name, labels = _labels(row)
+        layout, name, labels = labels_of(row)
         if name in items and layout != "long":
             raise UserError(f"item '{name}' was there before, at {items[name].where}.", where=row.where)
         item = items.setdefault(name, Annotated(id=name, prompt=_prompt(row), where=row.where))
@@ -75,7 +76,17 @@ def read_annotations(source: Source, *, on_bad: OnBad = "error") -> Reading[Anno
     return Reading(rows=kept, layouts=tally.layouts, skipped=tally.skipped)
 
 
-def _labels(row: Row) -> tuple[str, str, dict[str, int]]:
+def has_labels(row: Row) -> bool:
+    """Whether the row is in one of the layouts."""
+    return any(_COLUMN.match(name) for name in row.values) or "votes" in row.values or set(row.values) >= _LONG
+
+
+def labels_of(row: Row) -> tuple[str, str, dict[str, int]]:
+    """Layout, item and labels (annotator -> 1, 2 or 0) of one row; of the long layout it is one label at most.
+
+    Raises:
+        UserError: unknown layout, or a label that is none.
+    """
     values = row.values
     columns = [name for name in values if _COLUMN.match(name)]
     if columns:
@@ -83,7 +94,7 @@ def _labels(row: Row) -> tuple[str, str, dict[str, int]]:
         return "columns", row.id, {name: label for name, label in found.items() if label is not None}
     if "votes" in values:
         return "votes", name_of(row, "id", row.id), _votes(values["votes"], f"{row.where}, field 'votes'")
-    if {"item", "annotator", "label"} <= set(values):
+    if set(values) >= _LONG:
         label = _label(values["label"], f"{row.where}, field 'label'")
         return "long", name_of(row, "item"), {} if label is None else {name_of(row, "annotator"): label}
     raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 Split = Literal["train", "validation", "test"]
 
@@ -64,6 +64,14 @@ class Preference:
     """File and line it came from, for messages."""
 
 
+class Vote(NamedTuple):
+    """What one annotator said of a pair."""
+
+    annotator: str
+    sign: int
+    """1 for the first reply, -1 for the second, 0 for a tie."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judged:
     """Several replies to one prompt and what an annotator said of them; a preference is the case of two."""
@@ -80,6 +88,8 @@ class Judged:
     """Part of the data set, such as ``chat``; results are told apart by it."""
     styles: tuple[str, ...] = ()
     """One a reply where the data set names its style, such as ``concise``."""
+    votes: tuple[Vote, ...] = ()
+    """Of each annotator of a pair, where they are known; ``ratings`` then are the majority's."""
     where: str = ""
     """File and line it came from, for messages."""
 
