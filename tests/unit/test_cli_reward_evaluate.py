@@ -15,6 +15,9 @@ import pytest
 
 from tests_support import WORDS, tiny_reward
 from trueup.cli.main import invoke
+from trueup.core.rng import Key
+from trueup.mismatch.reward_model import card
+from trueup.mismatch.reward_model.card import examine
 
 FLAWS = {"accuracy", "style", "length", "imprint", "certainty"}
 
@@ -122,6 +125,8 @@ def test_model_names_and_texts_are_escaped(tmp_path: Path, capfd: pytest.Capture
         (["--scores", "x.csv", "--data", "y"], "give either"),
         (["--reward-model", "rm"], "needs --data"),
         (["--scores", "none.csv"], "no such file"),
+        (["--scores", "none.csv", "--agreement", "0.5"], "must be above 0.5 and at most 1, got 0.5"),
+        (["--scores", "none.csv", "--agreement", "63"], "must be above 0.5 and at most 1, got 63"),
         (["--reward-model", "rm", "--reward-model", "rm", "--data", "pairs.jsonl"], "named twice"),
         (["--reward-model", "./rm", "--data", "none.jsonl"], "no such file"),
         (["--reward-model", "./rm", "--data", "pairs.jsonl"], "./rm"),
@@ -142,6 +147,37 @@ def test_a_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "card" / "mine.txt").write_text("x")
     assert invoke(["reward", "evaluate", "--scores", "x.csv", "--out", str(tmp_path / "card")]) == 2
     assert "not an empty folder" in capsys.readouterr().err
+
+
+def test_votes_and_a_stated_agreement_reach_the_examination(
+    tmp_path: Path, models: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def watched(frame: pd.DataFrame, key: Key, **more: Any) -> Any:
+        seen.append({"frame": frame, **more})
+        return examine(frame, key, **more)
+
+    monkeypatch.setattr(card, "examine", watched)
+    votes = tmp_path / "votes.jsonl"
+    rows = [
+        {"prompt": f"ask {WORDS[i % 5]}", "response1": "good", "response2": "bad " * (1 + i), "annotator1": 1, "annotator2": 1 + i % 2}
+        for i in range(4)
+    ]
+    votes.write_text("\n".join(json.dumps(r) for r in rows))
+    single = judged_file(tmp_path / "pairs.jsonl")
+    found = told(capfd, "--reward-model", models[0], "--data", str(votes), "--data", str(single), "--out", str(tmp_path / "a"))
+    assert found["data"]["ties"] == 2  # the votes of the second and the fourth row are split
+    table = seen[0]["votes"]
+    assert table.columns.tolist() == ["item", "annotator", "vote"]
+    assert table["vote"].tolist() == [1, 1, 1, -1, 1, 1, 1, -1]
+    assert set(table["item"]) == set(seen[0]["frame"]["item"]) - {i for i in seen[0]["frame"]["item"] if i.startswith("pairs/")}
+    told(capfd, "--reward-model", models[0], "--data", str(single), "--agreement", "0.63", "--out", str(tmp_path / "b"))
+    assert (seen[1]["agreement"], len(seen[1]["votes"])) == (0.63, 0)
+    words = ["reward", "evaluate", "--reward-model", models[0], "--data", str(votes), "--agreement", "0.63", "--out", str(tmp_path / "c")]
+    assert invoke(words) == 2
+    assert "--agreement: the data have several labels a pair" in capfd.readouterr().err
+    assert not (tmp_path / "c").exists()
 
 
 def test_rewards_can_still_be_trained_by_that_verb(capsys: pytest.CaptureFixture[str]) -> None:

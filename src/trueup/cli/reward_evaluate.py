@@ -23,6 +23,10 @@ def evaluate(
     ] = None,
     data: Annotated[list[str] | None, typer.Option("--data", metavar="FILE|NAME", help="Judged replies; may be repeated.")] = None,
     scores: Annotated[Path | None, typer.Option("--scores", metavar="FILE", help="Scores made elsewhere, instead of models.")] = None,
+    agreement: Annotated[
+        float | None,
+        typer.Option("--agreement", metavar="SHARE", help="Share of pairs on which two annotators agree, where each pair has one label."),
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that teach nothing, and count them.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstraps.")] = 0,
     json: Json = False,
@@ -34,6 +38,8 @@ def evaluate(
         raise UserError("give either --reward-model and --data, or --scores.", where="reward evaluate")
     if models and not files:
         raise UserError("--reward-model needs --data, a file of judged replies.", where="reward evaluate")
+    if agreement is not None and not 0.5 < agreement <= 1:
+        raise UserError(f"must be above 0.5 and at most 1, got {agreement:g}. At 0.5 labels hold no signal.", where="--agreement")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("is not an empty folder. Choose another with --out.", where=str(out))
     from trueup.core.rng import Key
@@ -42,8 +48,9 @@ def evaluate(
     from trueup.store.files import write_frame
     from trueup.store.manifest import environment
 
-    frame, sources, made = _from_file(scores) if scores is not None else _from_models(output, models, files, skip_bad)
-    found = examine(frame, Key(seed) / "card")
+    made_of = _from_file(scores) if scores is not None else _from_models(output, models, files, skip_bad, stated=agreement is not None)
+    frame, votes, sources, made = made_of
+    found = examine(frame, Key(seed) / "card", votes=votes, agreement=agreement)
     known = environment()
     facts = facts_of(made, sources, {"seed": seed, "trueup": known["trueup"], "commit": known["commit"] or "none"})
     write_frame(out / "scores.parquet", frame)
@@ -58,23 +65,24 @@ def evaluate(
     )
 
 
-Made = tuple["pd.DataFrame", list[dict[str, Any]], list[dict[str, Any]]]
+Made = tuple["pd.DataFrame", "pd.DataFrame", list[dict[str, Any]], list[dict[str, Any]]]
 
 
 def _from_file(path: Path) -> Made:
+    from trueup.mismatch.reward_model.question import NOTHING
     from trueup.pipeline.scores import read_scores
     from trueup.store.files import file_sha256
 
     frame = read_scores(path)
-    return frame, [{"file": str(path), "sha256": file_sha256(path)}], [{"name": n} for n in sorted(set(frame["model"]))]
+    return frame, NOTHING, [{"file": str(path), "sha256": file_sha256(path)}], [{"name": n} for n in sorted(set(frame["model"]))]
 
 
-def _from_models(output: Output, models: list[str], files: list[str], skip_bad: bool) -> Made:
+def _from_models(output: Output, models: list[str], files: list[str], skip_bad: bool, *, stated: bool) -> Made:
     from dataclasses import replace
 
     from trueup.data.judgements import read_judged
     from trueup.models.reward import load_reward
-    from trueup.pipeline.examine import score_models
+    from trueup.pipeline.examine import score_models, votes_of
     from trueup.store.files import file_sha256
 
     groups, sources = [], []
@@ -86,9 +94,11 @@ def _from_models(output: Output, models: list[str], files: list[str], skip_bad: 
         groups += [replace(g, id=f"{stem}/{g.id}", domain=g.domain or (stem if len(files) > 1 else "")) for g in reading.rows]
         digest = {"sha256": file_sha256(Path(file))} if Path(file).is_file() else {}
         sources.append({"file": file, "read": reading.statement(), **digest})
+    if stated and any(len(g.votes) > 1 for g in groups):
+        raise UserError("the data have several labels a pair, so agreement is measured. Leave it out.", where="--agreement")
     loaded = {name: load_reward(path) for name, path in zip(_names(models), models, strict=True)}
     made = [{"name": name, "path": path} for name, path in zip(loaded, models, strict=True)]
-    return score_models(loaded, groups), sources, made
+    return score_models(loaded, groups), votes_of(groups), sources, made
 
 
 def _names(models: list[str]) -> list[str]:

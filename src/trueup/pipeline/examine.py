@@ -9,6 +9,7 @@ import pandas as pd
 from trueup.core.errors import UserError
 from trueup.data.rows import Judged
 from trueup.mismatch.features import PREFIX, features
+from trueup.mismatch.reward_model.ceiling import VOTES
 from trueup.mismatch.reward_model.scores import checked
 from trueup.models.reward import RewardModel
 from trueup.rewards.learned import LearnedReward
@@ -44,3 +45,8 @@ def score_models(models: Mapping[str, RewardModel], groups: Sequence[Judged]) ->
     prompts, replies = [g.prompt.text for g, _ in rows], [g.replies[j] for g, j in rows]
     parts = [table.assign(model=name, score=LearnedReward(m).raw(prompts, replies).tolist()) for name, m in models.items()]
     return checked(pd.concat(parts, ignore_index=True))
+
+
+def votes_of(groups: Sequence[Judged]) -> pd.DataFrame:
+    """The table of votes, as `trueup.mismatch.reward_model.ceiling` reads it; empty where no group has any."""
+    return pd.DataFrame([(g.id, v.annotator, v.sign) for g in groups for v in g.votes], columns=list(VOTES))

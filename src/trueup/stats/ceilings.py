@@ -75,6 +75,7 @@ def ceiling_of_moments(second: float, fourth: float) -> tuple[float, float]:
     return ends[0], ends[1]
 
 
-def attainable_share(accuracy: float, ceiling: float) -> float:
+def attainable_share(accuracy: ArrayLike, ceiling: ArrayLike) -> Array:
     """Share of the signal in the labels that a model reaches: (accuracy - 1/2) / (ceiling - 1/2); NaN where labels hold none."""
-    return (accuracy - 0.5) / (ceiling - 0.5) if ceiling > 0.5 else math.nan
+    reached, signal = np.broadcast_arrays(np.asarray(accuracy, dtype=float) - 0.5, np.asarray(ceiling, dtype=float) - 0.5)
+    return np.divide(reached, signal, out=np.full(reached.shape, np.nan), where=signal > 0)
