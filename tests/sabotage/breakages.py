@@ -28,11 +28,14 @@ LOOP = "tests/by_hand/test_loop_more.py"
 LOOP_AND_LEARN = "tests/by_hand/test_loop_and_learn.py"
 OBJECTIVES = "tests/by_hand/test_objectives.py"
 LEARNER = "tests/by_hand/test_reward_learner.py"
+DENSE = "tests/by_hand/test_dense.py"
+PRINCIPLES = "tests/by_hand/test_principles.py"
 VERIFIABLE = "tests/unit/test_rewards_verifiable.py"
 ENSEMBLES = "tests/by_hand/test_ensembles.py"
 EXAMINATION = "tests/by_hand/test_reward_examination.py"
 IMPRINT = "tests/by_hand/test_reward_imprint.py"
 AGREEMENT = "tests/by_hand/test_agreement.py"
+CEILING = "tests/by_hand/test_reward_ceiling.py"
 CONTRACT = "tests/contract/test_learners.py"
 SAMPLER = "tests/oracle/test_sampler.py"
 PIPELINE = "tests/unit/test_pipeline_more.py"
@@ -109,7 +112,7 @@ _MASKS = (
     ("positions-count-padding", "data/tokens.py", "(self.attention().cumsum(1) - 1).clamp(min=0)", "torch.ones_like(self.tokens).cumsum(1) - 1", (TOKENS,)),
     ("prompts-padded-on-the-right", "data/tokens.py", 'pad_rows(prompt_ids, pad_id, "left")', 'pad_rows(prompt_ids, pad_id, "right")', (TOKENS,)),
     ("prompts-cut-on-the-right", "data/tokens.py", "(ids[-tail:] if tail > 0 else [])", "(ids[keep_front:][:tail] if tail > 0 else [])", (TOKENS,)),
-    ("pad-may-be-eos", "models/reward.py", "if tokenizer.pad_token_id == tokenizer.eos_token_id:", "if False:", (TOKENS,)),
+    ("pad-may-be-eos", "models/reward.py", "if reads_eos and tokenizer.pad_token_id == tokenizer.eos_token_id:", "if False:", (TOKENS,)),
     ("dropout-stays-on", "models/loading.py", "module.p = 0.0", "module.p = module.p", (TOKENS,)),
     ("reference-follows-the-policy", "models/policy.py", "model = copy.deepcopy(policy.model)\n", "model = policy.model\n", (TOKENS,)),
     ("adapter-stays-on-in-the-reference", "models/policy.py", "disable_adapter() if self.adapter else", "disable_adapter() if False else", (TOKENS,)),
@@ -170,17 +173,17 @@ _REALIGNMENT = (
     (
         "scale-measured-on-the-training-pairs",
         "pipeline/reward.py",
-        "            prompts, replies = reference_samples(context)\n",
-        "            prompts, replies = [p.prompt for p in pairs], [p.chosen for p in pairs]\n",
+        "    prompts, replies = reference_samples(context)\n",
+        "    pairs = context.world.preferences(\"train\")\n    prompts, replies = [p.prompt for p in pairs], [p.chosen for p in pairs]\n",
         (PIPELINE,),
     ),
     ("scale-keeps-the-mean", "rewards/learned.py", "shift=mean - gain * raw.double().mean().item()", "shift=mean", (REALIGN,)),
-    ("refit-never-in-force", "pipeline/arm.py", "        arm.in_force.reward = arm.rewards[new_id]\n", "        pass\n", (PIPELINE,)),
-    ("proxy-current-is-the-first", "pipeline/probe.py", "proxy_current=_scaled(rewards, current, raw, i)", 'proxy_current=_scaled(rewards, "rm-0", raw, i)', (PIPELINE,)),
+    ("refit-never-in-force", "pipeline/arm.py", "        arm.in_force.reward = sources.build(arm.config.reward)\n", "        sources.build(arm.config.reward)\n", (PIPELINE,)),
+    ("proxy-current-is-the-first", "pipeline/probe.py", "current=_scaled(rewards, current, raw)", "current=_scaled(rewards, first, raw)", (PIPELINE,)),
     ("measured-on-training-prompts", "pipeline/probe.py", 'context.world.prompts("test")', 'context.world.prompts("train")', (PIPELINE,)),
     ("kl-of-reference-to-policy", "pipeline/probe.py", "exact_kl(ours, theirs, temperature)", "exact_kl(theirs, ours, temperature)", (PIPELINE,)),
     ("clean-labels-reversed", "pipeline/reward.py", "p if a >= b else swapped(p)", "p if a <= b else swapped(p)", (PIPELINE,)),
-    ("gold-arm-trains-on-the-proxy", "pipeline/arm.py", '_gold(context) if config.reward == "gold" else first', "first", (PIPELINE,)),
+    ("gold-arm-trains-on-the-proxy", "rewards/kinds/gold.py", "sources.gold()", "sources.model()", (PIPELINE,)),
 )  # fmt: skip
 
 _REWARD_MODELS = (
@@ -209,7 +212,7 @@ _REWARD_MODELS = (
     ("every-head-sees-all", "rewards/objectives/heads.py", "(torch.stack(losses, 1) * seen).sum(1)", "torch.stack(losses, 1).sum(1)", (ENSEMBLES,)),
     ("average-ignores-the-weights", "models/merge.py", "total += share * state[name].double()", "total += state[name].double() / len(states)", (ENSEMBLES,)),
     ("optimism-where-unsure", "stats/last_layer.py", "np.asarray(mean - deviations * np.sqrt(variance))", "np.asarray(mean + deviations * np.sqrt(variance))", (ENSEMBLES,)),
-    ("uncertainty-of-scores-not-differences", "rewards/last_layer.py", "vectors(self.model, prompts, replies) - against", "vectors(self.model, prompts, replies)", (ENSEMBLES,)),
+    ("uncertainty-of-scores-not-differences", "rewards/last_layer.py", "vectors(self.model, prompts, replies) - np.stack([self._reference(p) for p in prompts])", "vectors(self.model, prompts, replies)", (ENSEMBLES,)),
     ("rating-ties-are-wins", "mismatch/reward_model/scores.py", "share=np.where(tied, 0.0, 1.0 /", "share=np.where(tied, 1.0, 1.0 /", (EXAMINATION,)),
     ("pairs-not-items-count", "mismatch/reward_model/scores.py", "1.0 / np.maximum(untied[item], 1)", "1.0 / np.maximum(np.minimum(untied[item], 1), 1)", (EXAMINATION,)),
     ("best-domain-is-the-worst", "mismatch/reward_model/accuracy.py", '("worst_domain", np.min)', '("worst_domain", np.max)', (EXAMINATION,)),
@@ -227,7 +230,7 @@ _STAGES = (
     ("sampled-preferences-reversed", "pipeline/preferences.py", "(first, second) if preference > 0.5", "(first, second) if preference < 0.5", (STAGES,)),
     ("fresh-labels-agree-on-both-sides", "pipeline/probe.py", "preference=1 - preference)", "preference=preference)", (STAGES,)),
     ("judged-on-what-it-was-fitted-to", "pipeline/cross_validate.py", "in rest_of(rows, len(pairs))]", "in range(len(pairs))]", (STAGES,)),
-    ("every-refit-from-the-first-model", "pipeline/arm.py", 'start = FIRST if config.start_from == "first" else arm.current', "start = FIRST", (STAGES,)),
+    ("every-refit-from-the-first-model", "pipeline/arm.py", 'start = arm.first if config.start_from == "first" else arm.current', "start = arm.first", (STAGES,)),
     ("margins-reversed", "pipeline/refit.py", "return (reward.raw(prompts, [p.chosen for p in pairs]) - reward.raw(prompts, [p.rejected for p in pairs]))", "return (reward.raw(prompts, [p.rejected for p in pairs]) - reward.raw(prompts, [p.chosen for p in pairs]))", (STAGES,)),
     ("trigger-forgets-the-last-refit", "realign/trigger.py", "kl_nats - kl_at_last_refit_nats >=", "kl_nats >=", (REALIGN,)),
     ("learning-rate-never-changes", "loop/train.py", 'group["lr"] = learning_rate_at(config, index, steps)', 'group["lr"] = config.learning_rate', (LOOP,)),
@@ -283,7 +286,31 @@ _EDGES = (
     ("groups-cross-folds", "data/splits.py", "    for rows in members:\n        min(found, key=len).extend(rows)\n", "    for row in (r for rows in members for r in rows):\n        min(found, key=len).append(row)\n", ("tests/unit/test_data_splits.py",)),
 )  # fmt: skip
 
+_DENSE = (
+    ("segment-ends-a-token-late", "data/segments.py", "if reached >= end), last)", "if reached > end), last)", (DENSE,)),
+    ("all-segments-count-the-same", "rewards/fit_dense.py", "share = 1 / (used * totals.clamp(min=1))", "share = 1 / totals.sum().clamp(min=1).expand(len(totals))", (DENSE,)),
+    ("errors-rewarded", "rewards/dense_reward.py", "marked = -category.weight if", "marked = category.weight if", (DENSE,)),
+    ("dense-reward-at-the-end", "optimizers/ppo.py", "shaped_reward(penalty, gap, mask, self.beta) + samples.token_score", "shaped_reward(penalty + samples.score, gap, mask, self.beta)", (DENSE,)),
+    ("segment-without-its-first-token", "rewards/fit_dense.py", "[0, *(e + 1 for e in ends[:-1])]", "[1, *(e + 2 for e in ends[:-1])]", (DENSE,)),
+    ("one-order-of-a-judge-is-enough", "data/principles.py", "np.where(np.sign(direct) * np.sign(swapped) > 0, (direct + swapped) / 2, 0.0)", "(direct + swapped) / 2", (PRINCIPLES,)),
+    ("negated-principles-read-as-they-stand", "data/principles.py", "-scores[i] if negated else scores[i]", "scores[i]", (PRINCIPLES,)),
+)  # fmt: skip
+
+_CEILING = (
+    ("majority-without-a-majority", "data/judgements.py", "if counts[sign] > max(counts[-sign], counts[0]):", "if counts[sign] > counts[-sign]:", ("tests/unit/test_data_judgements.py",)),
+    ("second-reply-voted-first", "data/judgements.py", "_SIGN = {FIRST: 1, SECOND: -1, TIE: 0}", "_SIGN = {FIRST: -1, SECOND: 1, TIE: 0}", ("tests/unit/test_data_judgements.py",)),
+    ("accuracy-against-the-majority", "mismatch/reward_model/ceiling.py", "* np.nanmean(signs, axis=1)) / 2", "* np.sign(np.nanmean(signs, axis=1))) / 2", (CEILING,)),
+    ("one-label-has-a-ceiling", "mismatch/reward_model/ceiling.py", "(said.notna().sum(axis=1) >= 2)", "(said.notna().sum(axis=1) >= 1)", (CEILING,)),
+    ("ends-of-the-share-exchanged", "mismatch/reward_model/ceiling.py", '"attainable_share_low": lambda t: attainable_share(ratio(t[..., :2]), high(t))', '"attainable_share_low": lambda t: attainable_share(ratio(t[..., :2]), low(t))', (CEILING,)),
+    ("share-of-the-whole", "stats/ceilings.py", "np.asarray(ceiling, dtype=float) - 0.5)", "np.asarray(ceiling, dtype=float))", (AGREEMENT, CEILING)),
+    ("groups-without-pairs-counted", "rewards/objectives/protocol.py", "return pairs_used(judged, self.ties).any(1)", "return judged.present.any(1)", (LEARNER,)),
+    ("checks-turned-round", "rewards/verifiable/check.py", "[self.holds(p, r) for p, r", "[not self.holds(p, r) for p, r", (VERIFIABLE,)),
+    ("bad-rows-end-the-reading", "data/reading.py", "            tally.left_out(bad, row)\n            continue\n", "            tally.left_out(bad, row)\n            break\n", ("tests/unit/test_data_judgements.py",)),
+)  # fmt: skip
+
 _ALL = (
+    *_CEILING,
+    *_DENSE,
     *_OBJECTIVES,
     *_LEAN,
     *_MASKS,
