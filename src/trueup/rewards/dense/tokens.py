@@ -1,4 +1,4 @@
-"""Every token classified: it bears the label of its segment (outcome reward models, Cobbe et al. 2021, arXiv:2110.14168).
+"""Every token classified: it bears the label of its segment (Cobbe et al. 2021, arXiv:2110.14168).
 
 With the unit ``reply`` this is an outcome reward model, which says at each token how the whole reply will be judged; with lines or
 sentences it is a process reward model read at every token.
