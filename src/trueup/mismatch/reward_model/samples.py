@@ -226,5 +226,5 @@ def _whole(column: Any, name: str, where: str | None) -> Any:
     number = _numbers(column, name, where, required=True)
     if (number != number.round()).any():
         row = int(np.flatnonzero((number != number.round()).to_numpy())[0])
-        raise UserError(f"'{name}' must be a whole number, got {column.iloc[row]!r} in row {row + 1}.", where=where)
+        raise UserError(f"'{name}' must be a whole number, got {number.iloc[row]:g} in row {row + 1}.", where=where)
     return number.astype(int)
