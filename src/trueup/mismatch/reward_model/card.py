@@ -15,11 +15,16 @@ from trueup.mismatch.reward_model import (
     certainty,
     coverage,
     disagreement,
+    gaming,
     imprint,
+    labels,
     length,
     own_pairs,
     predicted_gain,
+    prompt,
+    reading,
     regret,
+    robustness,
     style,
     teaching,
 )
@@ -29,8 +34,9 @@ from trueup.mismatch.reward_model.question import NOTHING, CardSettings, Evidenc
 from trueup.stats.estimate import Estimate
 
 QUESTIONS: tuple[Question, ...] = (
-    accuracy.QUESTION, style.QUESTION, length.QUESTION, imprint.QUESTION, certainty.QUESTION, teaching.QUESTION, own_pairs.QUESTION,
-    disagreement.QUESTION, coverage.QUESTION, predicted_gain.QUESTION, regret.QUESTION,
+    accuracy.QUESTION, style.QUESTION, length.QUESTION, imprint.QUESTION, prompt.QUESTION, reading.QUESTION,
+    robustness.QUESTION, gaming.QUESTION, certainty.QUESTION, teaching.QUESTION, own_pairs.QUESTION,
+    disagreement.QUESTION, coverage.QUESTION, predicted_gain.QUESTION, regret.QUESTION, labels.QUESTION,
 )  # fmt: skip
 """In the order of the card."""
 
@@ -73,6 +79,7 @@ def examine(
     probes: pd.DataFrame = NOTHING,
     samples: pd.DataFrame = NOTHING,
     comparisons: pd.DataFrame = NOTHING,
+    curves: pd.DataFrame = NOTHING,
     votes: pd.DataFrame = NOTHING,
     agreement: float | None = None,
 ) -> Examination:
@@ -85,6 +92,7 @@ def examine(
         probes: scores of changed copies, of all models.
         samples: scores of policies' replies, of all models.
         comparisons: labelled pairs of such replies; the same for all models.
+        curves: judgements after growing numbers of labels, of all models.
         votes: of several annotators on the pairs; the same for all models.
         agreement: share of pairs on which two annotators agree, where it is known from elsewhere.
     """
@@ -94,6 +102,7 @@ def examine(
         str(name): Evidence(
             model=str(name), rows=rows.reset_index(drop=True), probes=_of(probes, name), samples=_of(samples, name), votes=votes,
             agreement=agreement, settings=settings, key=key, comparisons=comparisons, gains=gains.get(str(name), ()),
+            curve=_of(curves, name),
         )
         for name, rows in frame.groupby("model", sort=True)
     }  # fmt: skip

@@ -38,7 +38,7 @@ class CardSettings(Config):
     """Share of replies whose score may be blind to prompt or end, or follow the batch."""
     company_tolerance: float = Field(default=0.05, gt=0)
     """A change by the rest of the batch up to this is rounding; standard deviations of the score difference a pair, as all below."""
-    max_flips: float = Field(default=0.25, ge=0, lt=0.5)
+    max_flips: float = Field(default=0.2, ge=0, lt=0.5)
     """Share of pairs that a change without meaning may turn."""
     max_bought: float = Field(default=0.25, ge=0)
     """What an appended phrase, or leaving out half, may buy."""
@@ -52,6 +52,8 @@ class CardSettings(Config):
     """A loss of accuracy from the reference's to the policy's own pairs below this raises no alarm, however certain."""
     max_disagreement: float = Field(default=1.5, ge=1)
     """Disagreement of members on the policy's replies over that on the reference's that raises no alarm, however certain."""
+    min_label_rise: float = Field(default=0.005, ge=0, lt=1)
+    """A rise of accuracy with the last labels below this raises no alarm, however certain."""
     max_coverage_lost: float = Field(default=0.1, ge=0, lt=1)
     """Share of replies that may leave the training data, however certain."""
 
@@ -76,6 +78,8 @@ class Evidence:
     """Labelled pairs of such replies; the same for all models. Empty where none are known."""
     gains: tuple[Estimate, ...] = ()
     """What the comparisons predict of this model; see `trueup.mismatch.reward_model.predicted_gain.pooled_gains`."""
+    curve: pd.DataFrame = field(default_factory=NOTHING.copy)
+    """Judgements of held-out pairs after growing numbers of labels; see `trueup.mismatch.reward_model.labels`. Empty where unknown."""
     votes: pd.DataFrame = field(default_factory=NOTHING.copy)
     """Votes of several annotators on pairs; empty where each pair has one label."""
     agreement: float | None = None
