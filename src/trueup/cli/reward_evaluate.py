@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,10 +10,13 @@ import typer
 
 from trueup.cli.options import Json
 from trueup.cli.output import Output
+from trueup.cli.probes import Probing, made_probes, probing_of
 from trueup.core.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from trueup.core.rng import Key
 
 
 def evaluate(
@@ -27,6 +31,13 @@ def evaluate(
         float | None,
         typer.Option("--agreement", metavar="SHARE", help="Share of pairs on which two annotators agree, where each pair has one label."),
     ] = None,
+    probes: Annotated[
+        str | None,
+        typer.Option(
+            "--probes", metavar="N|FILE", help="Replies to change and score again (200; 0 for none); beside --scores a file of such scores."
+        ),
+    ] = None,
+    phrase: Annotated[list[str] | None, typer.Option("--phrase", metavar="TEXT", help="A further text to append; may be repeated.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that teach nothing, and count them.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstraps.")] = 0,
     json: Json = False,
@@ -40,6 +51,7 @@ def evaluate(
         raise UserError("--reward-model needs --data, a file of judged replies.", where="reward evaluate")
     if agreement is not None and not 0.5 < agreement <= 1:
         raise UserError(f"must be above 0.5 and at most 1, got {agreement:g}. At 0.5 labels hold no signal.", where="--agreement")
+    probing = probing_of(probes, phrase or [], from_file=scores is not None)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("is not an empty folder. Choose another with --out.", where=str(out))
     from trueup.core.rng import Key
@@ -48,36 +60,58 @@ def evaluate(
     from trueup.store.files import write_frame
     from trueup.store.manifest import environment
 
-    made_of = _from_file(scores) if scores is not None else _from_models(output, models, files, skip_bad, stated=agreement is not None)
-    frame, votes, sources, made = made_of
-    found = examine(frame, Key(seed) / "card", votes=votes, agreement=agreement)
+    if scores is not None:
+        made = _from_file(scores, probing)
+    else:
+        made = _from_models(output, models, files, probing, Key(seed), skip_bad=skip_bad, stated=agreement is not None)
+    found = examine(made.scores, Key(seed) / "card", probes=made.probes, votes=made.votes, agreement=agreement)
     known = environment()
-    facts = facts_of(made, sources, {"seed": seed, "trueup": known["trueup"], "commit": known["commit"] or "none"})
-    write_frame(out / "scores.parquet", frame)
+    facts = facts_of(made.models, made.sources, {"seed": seed, "trueup": known["trueup"], "commit": known["commit"] or "none"})
+    tables = {"scores": made.scores, "probes": made.probes}
+    tables = {name: table for name, table in tables.items() if not table.empty}
+    for name, table in tables.items():
+        write_frame(out / f"{name}.parquet", table)
     paths = write_card(out, found, facts)
     places = {"html": str(paths.html), "json": str(paths.json), "markdown": str(paths.markdown)}
     verdicts = [{"model": d.arm, "question": d.name, "verdict": d.verdict, "rule": d.rule} for d in found.diagnoses]
     lines = [f"{v['model']}: {v['question']}: {v['verdict']}. {v['rule']}" for v in verdicts]
     output.result(
-        {"card": places, "scores": str(out / "scores.parquet"), "models": list(found.models), "data": found.data, "verdicts": verdicts},
+        {
+            "card": places,
+            **{name: str(out / f"{name}.parquet") for name in tables},
+            "models": list(found.models),
+            "data": found.data,
+            "verdicts": verdicts,
+        },
         *lines,
         f"card {paths.html}",
     )
 
 
-Made = tuple["pd.DataFrame", "pd.DataFrame", list[dict[str, Any]], list[dict[str, Any]]]
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """What is examined, and what it was made from."""
+
+    scores: pd.DataFrame
+    probes: pd.DataFrame
+    votes: pd.DataFrame
+    sources: list[dict[str, Any]]
+    models: list[dict[str, Any]]
 
 
-def _from_file(path: Path) -> Made:
+def _from_file(path: Path, probing: Probing) -> _Made:
     from trueup.mismatch.reward_model.question import NOTHING
-    from trueup.pipeline.scores import read_scores
+    from trueup.pipeline.scores import read_probes, read_scores
     from trueup.store.files import file_sha256
 
     frame = read_scores(path)
-    return frame, NOTHING, [{"file": str(path), "sha256": file_sha256(path)}], [{"name": n} for n in sorted(set(frame["model"]))]
+    probes = NOTHING if probing.file is None else read_probes(probing.file, frame)
+    sources = [{"file": str(f), "sha256": file_sha256(f)} for f in (path, probing.file) if f is not None]
+    names = [{"name": n} for n in sorted(set(frame["model"]))]
+    return _Made(scores=frame, probes=probes, votes=NOTHING, sources=sources, models=names)
 
 
-def _from_models(output: Output, models: list[str], files: list[str], skip_bad: bool, *, stated: bool) -> Made:
+def _from_models(output: Output, models: list[str], files: list[str], probing: Probing, key: Key, *, skip_bad: bool, stated: bool) -> _Made:
     from dataclasses import replace
 
     from trueup.data.judgements import read_judged
@@ -97,8 +131,10 @@ def _from_models(output: Output, models: list[str], files: list[str], skip_bad: 
     if stated and any(len(g.votes) > 1 for g in groups):
         raise UserError("the data have several labels a pair, so agreement is measured. Leave it out.", where="--agreement")
     loaded = {name: load_reward(path) for name, path in zip(_names(models), models, strict=True)}
-    made = [{"name": name, "path": path} for name, path in zip(loaded, models, strict=True)]
-    return score_models(loaded, groups), votes_of(groups), sources, made
+    names = [{"name": name, "path": path} for name, path in zip(loaded, models, strict=True)]
+    frame = score_models(loaded, groups)
+    probes = made_probes(probing, loaded, groups, frame, key / "probes")
+    return _Made(scores=frame, probes=probes, votes=votes_of(groups), sources=sources, models=names)
 
 
 def _names(models: list[str]) -> list[str]:

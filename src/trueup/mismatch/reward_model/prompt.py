@@ -72,7 +72,7 @@ def contrasts(evidence: Evidence) -> list[Estimate]:
     found = []
     for variant in variants(evidence, "contrast"):
         rows = rows_of(evidence, "contrast", variant)
-        found.append(mean_of(_wins(-change(rows, 1.0)), rows, f"contrast_{variant}", "share", evidence, 0.95))
+        found.append(mean_of(_wins(-change(rows, size_of(evidence))), rows, f"contrast_{variant}", "share", evidence, 0.95))
     return found
 
 
@@ -117,7 +117,8 @@ def answer(evidence: Evidence) -> Answer:
 
 
 def _wins(gain: Array) -> Array:
-    return (np.sign(gain) + 1) / 2
+    """1 where positive, 0 where negative, 1/2 where it is 0 but for rounding; standard deviations."""
+    return (np.sign(np.where(np.abs(gain) < UNCHANGED, 0.0, gain)) + 1) / 2
 
 
 def _debt_estimate(fit: Fit, value: float, level: float) -> Estimate:
