@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +12,29 @@ import typer
 from trueup.cli.options import Json
 from trueup.cli.output import Output
 from trueup.cli.probes import Probing, made_probes, probing_of
+from trueup.cli.teaching import (
+    Ask,
+    ComparisonsFile,
+    LearningCurve,
+    MaxTokens,
+    PolicyPath,
+    PromptsFile,
+    ReferencePath,
+    SampleCount,
+    SamplesFile,
+    Taught,
+    Temperature,
+    TrainingData,
+    taught,
+    teaching_of,
+)
 from trueup.core.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from trueup.core.rng import Key
+    from trueup.models.reward import RewardModel
 
 
 def evaluate(
@@ -38,6 +56,17 @@ def evaluate(
         ),
     ] = None,
     phrase: Annotated[list[str] | None, typer.Option("--phrase", metavar="TEXT", help="A further text to append; may be repeated.")] = None,
+    policy: PolicyPath = None,
+    reference: ReferencePath = None,
+    prompts: PromptsFile = None,
+    samples: SampleCount = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    samples_file: SamplesFile = None,
+    comparisons: ComparisonsFile = None,
+    ask: Ask = None,
+    training_data: TrainingData = None,
+    learning_curve: LearningCurve = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that teach nothing, and count them.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstraps.")] = 0,
     json: Json = False,
@@ -52,39 +81,48 @@ def evaluate(
     if agreement is not None and not 0.5 < agreement <= 1:
         raise UserError(f"must be above 0.5 and at most 1, got {agreement:g}. At 0.5 labels hold no signal.", where="--agreement")
     probing = probing_of(probes, phrase or [], from_file=scores is not None)
+    teaching = teaching_of(
+        policy=policy, reference=reference, prompts=prompts, samples=samples, max_tokens=max_tokens, temperature=temperature,
+        samples_file=samples_file, comparisons=comparisons, ask=ask, training=training_data or [], curve=learning_curve,
+        from_file=scores is not None,
+    )  # fmt: skip
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("is not an empty folder. Choose another with --out.", where=str(out))
     from trueup.core.rng import Key
-    from trueup.mismatch.reward_model.card import examine
-    from trueup.report.card import facts_of, write_card
-    from trueup.store.files import write_frame
-    from trueup.store.manifest import environment
 
     if scores is not None:
         made = _from_file(scores, probing)
     else:
         made = _from_models(output, models, files, probing, Key(seed), skip_bad=skip_bad, stated=agreement is not None)
-    found = examine(made.scores, Key(seed) / "card", probes=made.probes, votes=made.votes, agreement=agreement)
-    known = environment()
-    facts = facts_of(made.models, made.sources, {"seed": seed, "trueup": known["trueup"], "commit": known["commit"] or "none"})
-    tables = {"scores": made.scores, "probes": made.probes}
-    tables = {name: table for name, table in tables.items() if not table.empty}
+    _examined(output, out, seed, made, taught(teaching, made.loaded, made.models, Key(seed) / "teaching", output), agreement)
+
+
+def _examined(output: Output, out: Path, seed: int, made: _Made, known: Taught, agreement: float | None) -> None:
+    from trueup.core.rng import Key
+    from trueup.mismatch.reward_model.card import examine
+    from trueup.pipeline.reward_report import shown_report
+    from trueup.report.card import facts_of, write_card
+    from trueup.store.files import write_frame
+    from trueup.store.manifest import environment
+
+    found = examine(
+        made.scores, Key(seed) / "card", probes=made.probes, samples=known.samples, comparisons=known.comparisons, curves=known.curves,
+        votes=made.votes, agreement=agreement,
+    )  # fmt: skip
+    around = environment()
+    more = {"seed": seed, "trueup": around["trueup"], "commit": around["commit"] or "none"}
+    reports = {m["name"]: shown_report(m["path"]) for m in made.models if "path" in m}
+    tables = {name: table for name, table in (("scores", made.scores), ("probes", made.probes)) if not table.empty}
     for name, table in tables.items():
         write_frame(out / f"{name}.parquet", table)
-    paths = write_card(out, found, facts)
+    written = {**{name: str(out / f"{name}.parquet") for name in tables}, **known.write(out)}
+    paths = write_card(out, found, facts_of(made.models, [*made.sources, *known.sources], more), reports)
     places = {"html": str(paths.html), "json": str(paths.json), "markdown": str(paths.markdown)}
     verdicts = [{"model": d.arm, "question": d.name, "verdict": d.verdict, "rule": d.rule} for d in found.diagnoses]
     lines = [f"{v['model']}: {v['question']}: {v['verdict']}. {v['rule']}" for v in verdicts]
+    lines += [f"pairs to label {written['comparisons_to_label']}"] if known.to_label else []
     output.result(
-        {
-            "card": places,
-            **{name: str(out / f"{name}.parquet") for name in tables},
-            "models": list(found.models),
-            "data": found.data,
-            "verdicts": verdicts,
-        },
-        *lines,
-        f"card {paths.html}",
+        {"card": places, **written, "models": list(found.models), "data": found.data, "verdicts": verdicts}, *lines, f"card {paths.html}"
     )
 
 
@@ -97,6 +135,8 @@ class _Made:
     votes: pd.DataFrame
     sources: list[dict[str, Any]]
     models: list[dict[str, Any]]
+    loaded: Mapping[str, RewardModel] = field(default_factory=dict)
+    """None where scores come from a file."""
 
 
 def _from_file(path: Path, probing: Probing) -> _Made:
@@ -134,7 +174,7 @@ def _from_models(output: Output, models: list[str], files: list[str], probing: P
     names = [{"name": name, "path": path} for name, path in zip(loaded, models, strict=True)]
     frame = score_models(loaded, groups)
     probes = made_probes(probing, loaded, groups, frame, key / "probes")
-    return _Made(scores=frame, probes=probes, votes=votes_of(groups), sources=sources, models=names)
+    return _Made(scores=frame, probes=probes, votes=votes_of(groups), sources=sources, models=names, loaded=loaded)
 
 
 def _names(models: list[str]) -> list[str]:

@@ -19,21 +19,31 @@ from trueup.stats.estimate import Estimate
 SCHEMA_VERSION = 1
 
 
-def write_card(folder: Path, found: Examination, facts: Mapping[str, Any]) -> ReportPaths:
+def write_card(
+    folder: Path, found: Examination, facts: Mapping[str, Any], reports: Mapping[str, Mapping[str, str]] | None = None
+) -> ReportPaths:
     """Write ``index.html``, ``report.json`` and ``report.md``.
 
     Args:
         folder: where to.
         found: the examination.
         facts: what made it: models and data with their hashes, versions, date.
+        reports: what is stated of each model.
     """
-    document = {"schema_version": SCHEMA_VERSION, "kind": "reward_model_card", **found.to_dict(), "facts": dict(facts)}
-    page = card_page(found, facts)
+    reports = reports or {}
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "reward_model_card",
+        **found.to_dict(),
+        "reports": dict(reports),
+        "facts": dict(facts),
+    }
+    page = card_page(found, facts, reports)
     text = json.dumps(finite(document), indent=1, ensure_ascii=False, allow_nan=False)
     return write_document(folder, text, render_markdown(page), render_template("card.html", page))
 
 
-def card_page(found: Examination, facts: Mapping[str, Any]) -> Page:
+def card_page(found: Examination, facts: Mapping[str, Any], reports: Mapping[str, Mapping[str, str]]) -> Page:
     """The card as blocks."""
     data = found.data
     meta = [plural(data["items"], "item"), plural(data["prompts"], "prompt"), plural(data["pairs"], "pair"), plural(data["ties"], "tie")]
@@ -43,7 +53,7 @@ def card_page(found: Examination, facts: Mapping[str, Any]) -> Page:
         meta=meta,
         answers=[_answer(found, q.name) for q in QUESTIONS if _asked(found, q.name)],
         headline=None,
-        sections=[_section(found, q) for q in QUESTIONS] + ([_differences(found)] if found.differences else []),
+        sections=[_section(found, q) for q in QUESTIONS] + ([_differences(found)] if found.differences else []) + _reports(reports),
         samples=None,
         facts=[(str(k), str(v)) for k, v in facts.items()],
     )
@@ -80,6 +90,17 @@ def _differences(found: Examination) -> Section:
     lede = f"Accuracy of each model minus that of {found.models[0]}, on the same pairs; the interval resamples prompts."
     card = Card(anchor="differences-card", heading="Which is more accurate?", tables=[table])
     return Section(anchor="differences", title="Side by side", lede=lede, blocks=[card])
+
+
+def _reports(reports: Mapping[str, Mapping[str, str]]) -> list[Section]:
+    """The Reward Report of every model, side by side."""
+    if not reports:
+        return []
+    names = list(dict.fromkeys(n for said in reports.values() for n in said))
+    table = Table(columns=["", *reports], rows=[[name, *[said.get(name, "not stated") for said in reports.values()]] for name in names])
+    lede = "What the makers of each model state of it, and what its folder shows."
+    card = Card(anchor="report-card", heading="What was it made from, and for what?", tables=[table])
+    return [Section(anchor="report", title="Reward Report", lede=lede, blocks=[card])]
 
 
 def _text(estimate: Estimate | None) -> str:
