@@ -19,7 +19,7 @@ from trueup.core.rng import Key
 from trueup.mismatch.reward_model import card
 from trueup.mismatch.reward_model.card import examine
 
-FLAWS = {"accuracy", "style", "length", "imprint", "certainty"}
+FLAWS = set(card.asked())
 
 
 def judged_file(path: Path, n: int = 30) -> Path:
