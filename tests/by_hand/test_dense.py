@@ -341,7 +341,7 @@ def test_sums_keep_every_reward_in_its_place() -> None:
 def test_saved_and_loaded(tmp_path: Path) -> None:
     policy = tiny_policy().tokenizer
     reward = dense(policy)
-    save_dense(tmp_path / "dense", reward)
+    save_dense(str(tmp_path / "dense"), reward)
     again = load_dense(tmp_path / "dense", policy)
     assert again.categories == reward.categories
     torch.testing.assert_close(again.score(["tell"] * 3, REPLIES), reward.score(["tell"] * 3, REPLIES))

@@ -163,10 +163,10 @@ def worth(output: Tensor, category: Category) -> Tensor:
     return marked * (torch.tanh(output / 2) if category.reading == "chance" else (output - category.mean) / category.spread)
 
 
-def save_dense(folder: Path, reward: SegmentReward) -> None:
+def save_dense(folder: str | Path, reward: SegmentReward) -> None:
     """Write the model and its categories."""
     reward.model.save(folder)
-    write_text(folder / CATEGORIES_FILE, json.dumps([c.model_dump(mode="json") for c in reward.categories], indent=1))
+    write_text(Path(folder) / CATEGORIES_FILE, json.dumps([c.model_dump(mode="json") for c in reward.categories], indent=1))
 
 
 def load_dense(folder: str | Path, policy_tokenizer: PreTrainedTokenizerFast | None = None) -> SegmentReward:
