@@ -23,6 +23,7 @@ FUSED = "tests/by_hand/test_fused.py"
 LOGPROBS = "tests/by_hand/test_logprobs.py"
 ONLINE = "tests/by_hand/test_online_more.py"
 TOKENS = "tests/by_hand/test_tokens_more.py"
+LAYOUT = "tests/by_hand/test_layout.py"
 REALIGN = "tests/by_hand/test_realign_more.py"
 LOOP = "tests/by_hand/test_loop_more.py"
 LOOP_AND_LEARN = "tests/by_hand/test_loop_and_learn.py"
@@ -95,9 +96,12 @@ _LEAN = (
     ("fused-silu-gradient", "ops/fused.py", "torch.addcmul(silu, silu, share, value=-1", "torch.addcmul(silu, silu, share, value=1", (FUSED,)),
     ("fused-norm-gradient", "ops/fused.py", "return d_unit.sub_(unit * along).mul_(inverse)", "return d_unit.mul_(inverse)", (FUSED,)),
     ("rotation-the-other-way", "ops/fused.py", "[a * cos - b * sin, b * cos + a * sin]", "[a * cos + b * sin, b * cos - a * sin]", (FUSED,)),
-    ("reply-positions-start-at-0", "models/llama.py", "after = mask.sum(1)[which, None] + torch", "after = 0 * mask.sum(1)[which, None] + torch", (TOKENS, SAMPLER)),
-    ("replies-see-the-future", "models/llama.py", "device=mask.device).tril() for n", "device=mask.device) for n", (TOKENS, SAMPLER)),
-    ("another-rows-prompt", "models/llama.py", "torch.cat([k0[at.which], k1], 2)", "torch.cat([k0[at.which.flip(0)], k1], 2)", (TOKENS, SAMPLER)),
+    ("reply-positions-start-at-0", "models/layout.py", "(width[inner, None] + times)[said]", "(0 * width[inner, None] + times)[said]", (LAYOUT,)),
+    ("replies-see-the-future", "models/layout.py", "device=rows.device).tril()", "device=rows.device)", (LAYOUT,)),
+    ("prompts-see-the-future", "models/llama.py", "is_causal=True", "is_causal=False", (LAYOUT,)),
+    ("another-rows-prompt", "models/llama.py", "prompts.index_select(0, part.which)", "prompts.index_select(0, part.which.flip(0))", (LAYOUT,)),
+    ("scores-in-the-order-of-parts", "models/llama.py", "return states.index_select(0, at.row.argsort())", "return states", (LAYOUT,)),
+    ("waste-never-forgotten", "models/layout.py", "widths[i], longest[i], 0, 0, 0", "widths[i], longest[i], 0, prompts, needed", (LAYOUT,)),
 )  # fmt: skip
 
 _MASKS = (
@@ -105,7 +109,7 @@ _MASKS = (
     ("padding-leaks-into-a-mean", "ops/masking.py", "Mean(keep(x, mask).sum().item(),", "Mean(x.sum().item(),", (OPS,)),
     ("mean-over-padding-too", "ops/masking.py", ".item(), float(mask.sum().item()))", ".item(), float(mask.numel()))", (OPS,)),
     ("mask-after-the-product", "ops/masking.py", "(weight * (x if mask is None else keep(x, mask))).sum()", "(weight * x).sum()", (OPS,)),
-    ("score-read-before-the-end", "models/reward.py", "last_valid(features.mask) + 1", "last_valid(features.mask)", (TOKENS,)),
+    ("score-read-before-the-end", "models/layout.py", "start + prompt_tokens - 1 + step.cumsum(0)", "start + prompt_tokens - 2 + step.cumsum(0)", (TOKENS, LAYOUT)),
     ("eos-not-counted", "decoding/sample.py", "mask[held, t] = live\n", "mask[held, t] = live & (tokens != eos_id)\n", (SAMPLER,)),
     ("finished-forgotten-in-encoding", "data/tokens.py", "ids + [eos] * reply.finished", "ids", (TOKENS,)),
     ("finished-forgotten-in-decoding", "data/tokens.py", "Reply(text=text, finished=end)", "Reply(text=text)", (TOKENS,)),

@@ -6,6 +6,8 @@ one prompt share its keys and values, queries, keys and values come from one pro
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +16,11 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
 
 from trueup.data.tokens import Sequences
+from trueup.models.layout import CALL, Layout, Part, lay_out
 from trueup.ops.fused import NormWeight, mlp_block, project_heads, rms_norm
+
+Rotation = tuple[Tensor, Tensor]
+"""[n, 1, D/2] float32 cosines and sines of rotary positions."""
 
 
 class Hidden(NamedTuple):
@@ -54,100 +60,102 @@ def reply_states(trunk: LlamaModel, sequences: Sequences, dtype: torch.dtype = t
         sequences: prompts with replies.
         dtype: matrix products are done in it; the residual stream is float32.
     """
-    at, positions, tokens = _plan(sequences)
-    x = trunk.embed_tokens(tokens).float()
-    cos, sin = rotation(trunk, positions)
-    for layer in trunk.layers:
-        block, mlp = layer.self_attn, layer.mlp
-        weights = block.q_proj.weight, block.k_proj.weight, block.v_proj.weight
-        q, k, v = project_heads(x, _norm(layer.input_layernorm), *weights, cos, sin, dtype)
-        x = x + F.linear(_attend(q, k, v, block.head_dim, at).to(dtype), block.o_proj.weight.to(dtype))
-        x = mlp_block(x, _norm(layer.post_attention_layernorm), mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight, dtype)
-    prompts, replies = (_spread(y, g) for y, g in zip(rms_norm(x, _norm(trunk.norm)).to(dtype).split(at.counts), at.grids, strict=True))
-    return Hidden(prompts[at.which, -1], replies)
+    at, turn = _begin(trunk, sequences)
+    x = _through(trunk.layers, trunk.embed_tokens(at.tokens).float(), at, turn, dtype)
+    states = rms_norm(x, _norm(trunk.norm)).to(dtype)
+    return Hidden(states[at.before[at.row.argsort()]], at.grid.spread(states.index_select(0, at.replies)))
 
 
-def rotation(trunk: LlamaModel, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """[n, 1, D/2] float32 cosines and sines of rotary positions."""
+def last_states(trunk: LlamaModel, sequences: Sequences, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[B, W] float32 state of each row's last token (of the prompt where the reply is empty), after the final norm.
+
+    As `reply_states`, but the last layer computes only keys and values of the tokens that are not read.
+
+    Args:
+        trunk: from `lean_trunk`.
+        sequences: prompts with replies.
+        dtype: matrix products are done in it; the residual stream is float32.
+    """
+    at, turn = _begin(trunk, sequences)
+    *layers, top = trunk.layers
+    x = _through(layers, trunk.embed_tokens(at.tokens).float(), at, turn, dtype)
+    q, k, v = _heads(top, x, turn, dtype)
+    seen = _attend_last(q.index_select(0, at.last), k, v, top.self_attn.head_dim, at)
+    states = rms_norm(_after(top, x.index_select(0, at.last), seen, dtype), _norm(trunk.norm))
+    return states.index_select(0, at.row.argsort())
+
+
+def rotation(trunk: LlamaModel, positions: Tensor) -> Rotation:
+    """Of tokens at these positions, [n]."""
     angles = positions[:, None].float() * trunk.rotary_emb.inv_freq
     return angles.cos()[:, None], angles.sin()[:, None]
-
-
-class _Grid(NamedTuple):
-    """Where the real tokens of a padded [rows, columns] lie."""
-
-    rows: int
-    columns: int
-    where: Tensor | None
-    """[n] flat positions; None where nothing is padded."""
-
-
-class _Layout(NamedTuple):
-    grids: tuple[_Grid, _Grid]
-    """Distinct prompts, and replies; the flat batch holds their real tokens in this order."""
-    counts: list[int]
-    """Real tokens of each."""
-    which: Tensor
-    """[B] prompt of each row."""
-    prompt_mask: Tensor
-    """[N, 1, P, P] bool, what prompt tokens look at."""
-    reply_mask: Tensor
-    """[B, 1, T, P+T] bool, what reply tokens look at."""
 
 
 def _norm(norm: Any) -> NormWeight:
     return NormWeight(norm.weight, norm.variance_epsilon)
 
 
-def _plan(sequences: Sequences) -> tuple[_Layout, Tensor, Tensor]:
-    """The layout of the flat batch, and its tokens' positions and ids."""
-    width, steps, rows = sequences.prompt_width, sequences.mask.shape[1], len(sequences)
-    keyed = torch.where(sequences.prompt_mask, sequences.tokens[:, :width], -1)
-    found, which = torch.unique(keyed, dim=0, return_inverse=True)
-    mask = found >= 0
-    causal, own = (torch.ones(n, n, dtype=torch.bool, device=mask.device).tril() for n in (width, steps))
-    diagonal = torch.eye(width, dtype=torch.bool, device=mask.device)  # padding looks at itself, or its softmax would be undefined
-    first = mask.cumsum(1) - 1
-    after = mask.sum(1)[which, None] + torch.arange(steps, device=mask.device)
-    at = _Layout(
-        grids=(_grid(mask), _grid(sequences.mask)),
-        counts=[int(mask.sum()), int(sequences.mask.sum())],
-        which=which,
-        prompt_mask=((causal & mask[:, None]) | diagonal)[:, None],
-        reply_mask=torch.cat([mask[which][:, None].expand(rows, steps, -1), own.expand(rows, -1, -1)], 2)[:, None],
-    )
-    return at, torch.cat([first[mask], after[sequences.mask]]), torch.cat([found[mask], sequences.replies[sequences.mask]])
+def _begin(trunk: LlamaModel, sequences: Sequences) -> tuple[Layout, Rotation]:
+    """The layout of the flat batch, and the rotation of its tokens."""
+    device = sequences.tokens.device
+    at = lay_out(sequences, CALL / trunk.config.hidden_size if device.type == "cpu" else math.inf)
+    return at, rotation(trunk, at.positions)
 
 
-def _grid(mask: Tensor) -> _Grid:
-    rows, columns = mask.shape
-    return _Grid(rows, columns, None if bool(mask.all()) else mask.flatten().nonzero().squeeze(1))
+def _through(layers: Iterable[Any], x: Tensor, at: Layout, turn: Rotation, dtype: torch.dtype) -> Tensor:
+    """[n, W] float32 after these layers."""
+    for layer in layers:
+        q, k, v = _heads(layer, x, turn, dtype)
+        x = _after(layer, x, _attend(q, k, v, layer.self_attn.head_dim, at), dtype)
+    return x
 
 
-def _spread(flat: Tensor, grid: _Grid) -> Tensor:
-    """[n, W] -> [rows, columns, W], 0 in padding."""
-    if grid.where is not None:
-        flat = flat.new_zeros(grid.rows * grid.columns, flat.shape[1]).index_copy(0, grid.where, flat)
-    return flat.view(grid.rows, grid.columns, flat.shape[1])
+def _heads(layer: Any, x: Tensor, turn: Rotation, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    block = layer.self_attn
+    weights = block.q_proj.weight, block.k_proj.weight, block.v_proj.weight
+    return project_heads(x, _norm(layer.input_layernorm), *weights, *turn, dtype)
 
 
-def _gather(padded: Tensor, grid: _Grid) -> Tensor:
-    """The inverse of `_spread`."""
-    flat = padded.reshape(grid.rows * grid.columns, -1)
-    return flat if grid.where is None else flat.index_select(0, grid.where)
+def _after(layer: Any, x: Tensor, seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """The rest of a layer, from what attention gave."""
+    x, mlp = x + F.linear(seen.to(dtype), layer.self_attn.o_proj.weight.to(dtype)), layer.mlp
+    return mlp_block(x, _norm(layer.post_attention_layernorm), mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight, dtype)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, size: int, at: _Layout) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, size: int, at: Layout) -> Tensor:
     """[n, H D], [n, G D] twice -> [n, H D]; in float32, because the bfloat16 backward kernel of CPUs is ten times slower."""
-    grouped = q.shape[1] != k.shape[1]
+    grouped, seen = q.shape[1] != k.shape[1], []
+    queries, keys, values = (y.split(at.counts) for y in (q, k, v))
+    for i, part in enumerate(at.parts):
+        k0, v0 = (part.prompts.spread(y[2 * i]) for y in (keys, values))
+        first = F.scaled_dot_product_attention(
+            _split(part.prompts.spread(queries[2 * i]), size), _split(k0, size), _split(v0, size), is_causal=True, enable_gqa=grouped
+        )
+        seen.append(part.prompts.gather(first.transpose(1, 2)))
+        if at.counts[2 * i + 1]:
+            k1, v1 = (_joined(y, z[2 * i + 1], part, size) for y, z in ((k0, keys), (v0, values)))
+            q1 = _split(part.replies.spread(queries[2 * i + 1]), size)
+            second = F.scaled_dot_product_attention(q1, k1, v1, attn_mask=part.seen, enable_gqa=grouped)
+            seen.append(part.replies.gather(second.transpose(1, 2)))
+    return torch.cat(seen)
 
-    def parts(y: Tensor) -> list[Tensor]:
-        return [_spread(z, g).unflatten(2, (-1, size)).transpose(1, 2) for z, g in zip(y.split(at.counts), at.grids, strict=True)]
 
-    (q0, q1), (k0, k1), (v0, v1) = parts(q), parts(k), parts(v)
-    first = F.scaled_dot_product_attention(q0, k0, v0, attn_mask=at.prompt_mask, enable_gqa=grouped)
-    seen = [first]
-    if at.counts[1]:
-        keys, values = torch.cat([k0[at.which], k1], 2), torch.cat([v0[at.which], v1], 2)
-        seen.append(F.scaled_dot_product_attention(q1, keys, values, attn_mask=at.reply_mask, enable_gqa=grouped))
-    return torch.cat([_gather(y.transpose(1, 2), g) for y, g in zip(seen, at.grids, strict=False)])
+def _attend_last(q: Tensor, k: Tensor, v: Tensor, size: int, at: Layout) -> Tensor:
+    """[B, H D] of the last tokens, [n, G D] twice -> [B, H D]."""
+    grouped, seen = q.shape[1] != k.shape[1], []
+    keys, values = (y.split(at.counts) for y in (k, v))
+    for i, (part, queries) in enumerate(zip(at.parts, q.split([len(part.which) for part in at.parts]), strict=True)):
+        k1, v1 = (_joined(part.prompts.spread(y[2 * i]), y[2 * i + 1], part, size) for y in (keys, values))
+        out = F.scaled_dot_product_attention(_split(queries[:, None], size), k1, v1, attn_mask=part.real, enable_gqa=grouped)
+        seen.append(out.flatten(1))
+    return torch.cat(seen)
+
+
+def _joined(prompts: Tensor, replies: Tensor, part: Part, size: int) -> Tensor:
+    """[N, P, G D] of prompts and [m, G D] of replies -> [b, G, P+T, D] of rows."""
+    return _split(torch.cat([prompts.index_select(0, part.which), part.replies.spread(replies)], 1), size)
+
+
+def _split(y: Tensor, size: int) -> Tensor:
+    """[b, n, H D] -> [b, H, n, D]."""
+    return y.unflatten(2, (-1, size)).transpose(1, 2)

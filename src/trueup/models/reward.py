@@ -32,10 +32,9 @@ from trueup.learn.table import Table
 from trueup.models.embedding_reward import SETTINGS, load_embedding_reward
 from trueup.models.encoder_reward import EncoderReward
 from trueup.models.heads import fresh_head, last_linear, set_outputs
-from trueup.models.llama import lean_trunk, reply_states
+from trueup.models.llama import last_states, lean_trunk
 from trueup.models.loading import load_model_config, load_weights, quiet, seeded, without_dropout
 from trueup.models.policy import DTYPES, Policy, Precision, autocast, base_of, context_of, merged
-from trueup.ops.masking import last_valid
 
 
 class RewardModel(Protocol):
@@ -144,17 +143,15 @@ class TrunkReward:
     def outputs(self, features: Table) -> Tensor:
         """[B, H] float32 outputs of the head at each row's last valid token."""
         assert isinstance(features, Sequences)
-        trunk = lean_trunk(self.model)
+        trunk, head = lean_trunk(self.model), self.head
         if trunk is not None:
-            states = reply_states(trunk, features, DTYPES[self.precision])
-            hidden, column = torch.cat([states.before[:, None], states.replies], 1), last_valid(features.mask) + 1
+            hidden = last_states(trunk, features, DTYPES[self.precision])
         else:
             inputs = {"input_ids": features.tokens, "attention_mask": features.attention(), "position_ids": features.positions()}
             with autocast(features.tokens.device, self.precision):
-                hidden, column = base_of(self.model).base_model(**inputs, use_cache=False).last_hidden_state, features.last()
-        rows = torch.arange(len(features), device=hidden.device)
-        head = self.head
-        return F.linear(hidden[rows, column].to(head.weight.dtype), head.weight, head.bias).float()
+                states = base_of(self.model).base_model(**inputs, use_cache=False).last_hidden_state
+            hidden = states[torch.arange(len(features), device=states.device), features.last()]
+        return F.linear(hidden.to(head.weight.dtype), head.weight, head.bias).float()
 
     def from_policy_tokens(self, sequences: Sequences, policy_tokenizer: PreTrainedTokenizerFast) -> Sequences | None:
         """The policy's own tokens as features, or None where reading them as text would give other tokens.
