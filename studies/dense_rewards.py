@@ -1,10 +1,10 @@
 """Which segments of a reply bear an error: dense reward models on span-level feedback, cross-validated.
 
-Every reply is held out once (folds by question). For each category and dense objective: the area under the ROC curve over held-out
+Every reply is held out once (folds by question). For each category: the area under the ROC curve over held-out
 segments, and accuracy against always saying the more frequent label. Two rules that read no word stand beside them: the place of the
 segment in its reply, and its length. Their direction is chosen on the data they are judged on, which flatters them a little.
 
-    python studies/dense_rewards.py --data dev_feedback.json.gz --trunk stories260K --out runs/dense
+    python studies/dense_rewards.py --data dev_feedback.json.gz --trunk stories260K --objective segments --out runs/dense
 
 Intervals resample replies.
 """
@@ -43,9 +43,9 @@ CATEGORIES = (
     Category(name="facts", labels=("Wrong-Grounding", "Unverifiable"), unit="sentence", unknown_labels=FORM, weight=0.5),
     Category(name="missing", labels=("Missing-Answer",), unit="reply", weight=0.3),
 )
-OBJECTIVES: tuple[DenseObjectiveConfig, ...] = (SegmentsConfig(), TokensConfig())
+OBJECTIVES: dict[str, DenseObjectiveConfig] = {"segments": SegmentsConfig(), "tokens": TokensConfig()}
 LOOP = LoopConfig(learning_rate=1e-3, lr_scheduler_type="cosine", warmup_steps=10, micro_rows=8)
-EPOCHS, ROWS, FOLDS, DRAWS = 6, 16, 5, 1000
+EPOCHS, ROWS, FOLDS, DRAWS = 4, 16, 5, 1000
 
 
 def fitted(rows: Sequence[Marked], objective: DenseObjectiveConfig, trunk: str, key: Key) -> DenseLearner:
@@ -105,6 +105,7 @@ def study(rows: Sequence[Marked], trunk: str, objective: DenseObjectiveConfig, k
         segments, said = judged(learner, [rows[int(i)] for i in held])
         at, j = (x.numpy() for x in segments.present.nonzero(as_tuple=True))
         first, last, category, target = (getattr(segments, n).numpy()[at, j] for n in ("first", "last", "category", "target"))
+        print(f"fold {f + 1} of {FOLDS}", flush=True)
         columns.append(np.stack([held[at], category, target, said[at, j], first, last - first + 1], 1).astype(float))
     reply, category, target, said, place, length = np.concatenate(columns).T
     found = []
@@ -128,15 +129,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="replies with marked spans")
     parser.add_argument("--trunk", required=True, help="folder or hub name of a causal model")
+    parser.add_argument("--objective", choices=OBJECTIVES, default="segments")
     parser.add_argument("--passages", action="store_true", help="put the passages in front of the question")
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     reading = read_marked(args.data, passages=args.passages)
     print(reading.statement())
-    found = [x for o in OBJECTIVES for x in study(reading.rows, args.trunk, o, Key(args.seed))]
+    found = study(reading.rows, args.trunk, OBJECTIVES[args.objective], Key(args.seed))
     args.out.mkdir(parents=True, exist_ok=True)
-    write_text(args.out / "dense_rewards.json", json.dumps(found, indent=1))
+    write_text(args.out / f"{args.objective}.json", json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
