@@ -160,3 +160,20 @@ def test_features_of_a_text() -> None:
     # "go on" and "on go" and "go on": one bigram comes twice
     assert features("go on go on")["repetition"] == 1
     assert features("") == dict.fromkeys(FEATURES, 0.0)
+
+
+def test_a_domain_that_is_less_accurate() -> None:
+    # 40 prompts a domain: all right in a, every second right in b, so that the gap of b is -1/2 whatever is drawn of a
+    rows = [(f"{d}{k}", d, 1.0, 1.0 if d == "a" or k % 2 else -1.0) for d in "ab" for k in range(40)]
+    frame = pd.DataFrame([{"item": i, "prompt_id": i, "domain": d, "model": "m", "reply": j, "rating": 1.0 - j, "score": x * (1 - j)}
+                          for i, d, _, x in rows for j in range(2)])  # fmt: skip
+    pairs = pairs_of(checked(frame))
+    found = {e.name: e for e in accuracy.gaps(pairs, 0.99, KEY)}
+    assert found["gap b"].value == pytest.approx(-1 / 2)
+    assert found["gap a"].value == pytest.approx(1 / 2)
+    # the share of b in a resample of 40 prompts has a standard error of 1/2 / sqrt(40) = 0.079
+    assert found["gap b"].high is not None
+    assert -0.5 + 2 * 0.079 < found["gap b"].high < -0.5 + 3.5 * 0.079
+    assert accuracy.QUESTION.answer(Evidence(model="m", rows=checked(frame), key=KEY)).verdict == "alarm"
+    wide = CardSettings(max_domain_gap=0.6)
+    assert accuracy.QUESTION.answer(Evidence(model="m", rows=checked(frame), settings=wide, key=KEY)).verdict == "quiet"

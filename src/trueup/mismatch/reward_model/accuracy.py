@@ -3,8 +3,9 @@
 Every item counts the same however many replies it has; equal scores count as half; equally rated replies do not count. Intervals
 resample prompts. Best of several after RewardBench 2 (Malik et al. 2025, arXiv:2506.01937).
 
-A domain is broken where the score says much less about the labels there than elsewhere: its slope in the regression of labels on score
-differences is less than half of that of all other domains. Accuracy alone would blame domains whose labels are hard to guess.
+A domain is broken where accuracy is shown to be well below that of all others, or the score means much less: its slope in the regression of
+labels on score differences is less than half of that of all others. Either may also come from labels that are hard to guess there; the
+ceiling of the domain (several labels a pair) tells.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from trueup.stats.bootstrap import Array, ratio, statistic_estimate
 from trueup.stats.estimate import Estimate
 from trueup.stats.logistic import logistic, wald
 
+DRAWS = 4000
+"""Resamples: the intervals of alarms need thin tails."""
 BROKEN = 0.5
 """Slope of a domain, as a share of that of the others, below which the score is said to be broken there."""
 
@@ -98,23 +101,39 @@ def slopes(pairs: ScoredPairs, level: float) -> list[Estimate]:
     return found
 
 
+def gaps(pairs: ScoredPairs, level: float, key: Key) -> list[Estimate]:
+    """``gap DOMAIN``: accuracy in the domain minus that in all others; domains of one prompt are left out."""
+    found = []
+    for name in sorted(set(pairs.domain.tolist()) - {""}):
+        inside = pairs.domain == name
+        rows = np.concatenate([sums_of(pairs, inside), sums_of(pairs, ~inside)], axis=1)
+        if (rows[:, 1] > 0).sum() > 1 and (rows[:, 3] > 0).sum() > 1:
+            gap = lambda t: ratio(t[..., :2]) - ratio(t[..., 2:])  # noqa: E731
+            found.append(statistic_estimate(rows, gap, f"gap {name}", "share", key / "gap" / name, level=level, draws=DRAWS))
+    return found
+
+
 def answer(evidence: Evidence) -> Answer:
-    """Alarm where accuracy is not shown to be above chance, or in a domain is shown to be below it, or the score means less there."""
+    """Alarm where accuracy is not shown to be above chance, or a domain is shown to be below it, or well below the others."""
     pairs, key = evidence.pairs, evidence.key
     best = best_of_several(evidence.rows, key)
     domains = len(set(pairs.domain.tolist()) - {""})
-    lines = slopes(pairs, 1 - 2 * (1 - evidence.settings.alarm_level) / max(domains, 1)) if domains > 1 else []
-    found = (*accuracy(pairs, key), *([best] if best is not None else []), *lines)
+    # two chances to alarm a domain, each on one side only
+    level = 1 - (1 - evidence.settings.alarm_level) / max(domains, 1)
+    lines, behind = (slopes(pairs, level), gaps(pairs, level, key)) if domains > 1 else ([], [])
+    found = (*accuracy(pairs, key), *([best] if best is not None else []), *behind, *lines)
     by_name = named(found)
     whole = by_name["accuracy"]
     if whole.low is None or whole.low <= 0.5:
         return Answer(verdict="alarm", rule=f"Accuracy {shown(whole)} is not above chance.", estimates=found)
     below = [e for n, e in by_name.items() if n.startswith("accuracy ") and e.high is not None and e.high < 0.5]
     flat = [e for e in lines if e.high is not None and e.high < 0]
-    if below or flat:
+    lower = [e for e in behind if e.high is not None and e.high < -evidence.settings.max_domain_gap]
+    if below or flat or lower:
         told = [f"{e.name.removeprefix('accuracy ')} {shown(e)}" for e in below]
         told += [f"{e.name.removeprefix('slope ')}, where labels follow the score less than half as much as elsewhere" for e in flat]
-        return Answer(verdict="alarm", rule=f"Accuracy {shown(whole)} is above chance, but not in {'; '.join(told)}.", estimates=found)
+        told += [f"{e.name.removeprefix('gap ')}, {shown(e)} against all others" for e in lower]
+        return Answer(verdict="alarm", rule=f"Accuracy {shown(whole)} is above chance, but lower in {'; '.join(told)}.", estimates=found)
     worst = f"; worst domain {shown(by_name['worst_domain'])}" if "worst_domain" in by_name else ""
     rule = f"Accuracy {shown(whole)} is above chance, and in no domain shown to be below it{worst}."
     return Answer(verdict="quiet", rule=rule, estimates=found)
@@ -143,7 +162,8 @@ QUESTION = Question(
     name="accuracy",
     title="Accuracy",
     ask="Does it order replies as annotators do, in every domain?",
-    lede="Share of pairs in which the better rated reply has the higher score; every item counts the same, equal scores as half. A slope "
-    "is that of the labels on the score in a domain, over that of all others, minus a half.",
+    lede="Share of pairs in which the better rated reply has the higher score; every item counts the same, equal scores as half. A gap is "
+    "the accuracy in a domain minus that in all others; a slope is that of the labels on the score in a domain, over that of all others, "
+    "minus a half.",
     answer=answer,
 )

@@ -12,6 +12,7 @@ from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis, not_enough
 from trueup.mismatch.reward_model import (
     accuracy,
+    ceiling,
     certainty,
     coverage,
     disagreement,
@@ -34,7 +35,7 @@ from trueup.mismatch.reward_model.question import NOTHING, CardSettings, Evidenc
 from trueup.stats.estimate import Estimate
 
 QUESTIONS: tuple[Question, ...] = (
-    accuracy.QUESTION, style.QUESTION, length.QUESTION, imprint.QUESTION, prompt.QUESTION, reading.QUESTION,
+    accuracy.QUESTION, ceiling.QUESTION, style.QUESTION, length.QUESTION, imprint.QUESTION, prompt.QUESTION, reading.QUESTION,
     robustness.QUESTION, gaming.QUESTION, certainty.QUESTION, teaching.QUESTION, own_pairs.QUESTION,
     disagreement.QUESTION, coverage.QUESTION, predicted_gain.QUESTION, regret.QUESTION, labels.QUESTION,
 )  # fmt: skip
