@@ -29,12 +29,13 @@ from trueup.data.tokens import (
     same_tokenizer,
 )
 from trueup.learn.table import Table
-from trueup.models.embedding_reward import SETTINGS, load_embedding_reward
+from trueup.models.embedding_reward import SETTINGS
 from trueup.models.encoder_reward import EncoderReward
 from trueup.models.heads import fresh_head, last_linear, set_outputs
 from trueup.models.llama import last_states, lean_trunk
 from trueup.models.loading import load_model_config, load_weights, quiet, seeded, without_dropout
 from trueup.models.policy import DTYPES, Policy, Precision, autocast, base_of, context_of, merged
+from trueup.models.stacked_reward import load_text_reward
 
 
 class RewardModel(Protocol):
@@ -248,7 +249,7 @@ def load_reward(
         UserError: nothing there, broken weights, or a model without a trained scalar head.
     """
     if (Path(path) / SETTINGS).is_file():
-        return load_embedding_reward(path)
+        return load_text_reward(path)
     config = load_model_config(path)
     kinds = list(getattr(config, "architectures", None) or [])
     several = config.num_labels > 1 and getattr(config, "trueup_outputs", 0) == config.num_labels

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trueup.report.answer import answers
-from trueup.report.blocks import Absent, Block, Card, Chip, Figures, Page, Samples, Section, Table
+from trueup.report.blocks import Absent, Block, Card, Chip, Page, Samples, Section, Table
 from trueup.report.comparison import comparison_block
 from trueup.report.curves import headline, tracking
 from trueup.report.diagnoses import diagnosis_blocks
-from trueup.report.panels import draw_intervals
+from trueup.report.reward_models import reward_blocks
 from trueup.report.samples import SampleTable
-from trueup.report.text import duration, estimate_text, number, plural, signed, title
+from trueup.report.text import duration, estimate_text, plural, signed, title
 
 LEDES = {
     "reward_policy": "Does the reward model still mean what it meant, on what the policy now writes?",
@@ -30,7 +30,7 @@ def build_page(data: Mapping[str, Any], samples: SampleTable) -> Page:
                 anchor="reward",
                 title="Reward models",
                 lede="Accuracy on held-out pairs, without any policy.",
-                blocks=_reward(data["reward"]),
+                blocks=reward_blocks(data["reward"]),
             )
         )
     if data["arms"]:
@@ -170,53 +170,6 @@ def _bought(phrase: Mapping[str, Any]) -> str:
         (-1, 0): "cost reward",
     }
     return words.get((signs[0], signs[1]), "nothing shown")
-
-
-def _reward(reward: Sequence[Mapping[str, Any]]) -> list[Block]:
-    if not reward:
-        return [Absent(what="No reward model.", why="reward.json is an empty list.")]
-    rows, forest = [], []
-    for i, r in enumerate(reward):
-        accuracy = r.get("accuracy")
-        extra = [
-            estimate_text(r[k]) if isinstance(r.get(k), Mapping) else number(r.get(k))
-            for k in ("nll", "ece")
-            if any(k in x for x in reward)
-        ]
-        rows.append(
-            [
-                str(r["name"]),
-                str(r.get("data") or "–"),
-                number(r.get("folds")),
-                estimate_text(accuracy),
-                number(accuracy["n"]) if accuracy else "–",
-                *extra,
-            ]
-        )
-        if accuracy and accuracy["value"] is not None:
-            forest.append(
-                (str(r["name"]), accuracy["value"], accuracy["low"], accuracy["high"], ("proxy", "gold", "third", "fourth")[i % 4])
-            )
-    columns = ["Reward model", "Data", "Folds", "Accuracy", "n", *(k.upper() for k in ("nll", "ece") if any(k in x for x in reward))]
-    figures = []
-    if forest:
-        alt = "Held-out accuracy: " + "; ".join(f"{label} {number(value)}" for label, value, *_ in forest)
-        figures.append(
-            Figures(
-                panels=[draw_intervals(forest, xlabel="share of held-out pairs ordered as labelled", alt=alt, zero=0.5)],
-                wide=True,
-                caption="The line is chance.",
-            )
-        )
-    return [
-        Card(
-            anchor="reward-accuracy",
-            heading="How often does each reward model order held-out pairs as they were labelled?",
-            name="reward",
-            figures=figures,
-            tables=[Table(columns=columns, rows=rows, words=(1,))],
-        )
-    ]
 
 
 def _samples(table: SampleTable, data: Mapping[str, Any]) -> Samples:
