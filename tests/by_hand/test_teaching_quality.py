@@ -182,6 +182,16 @@ def test_softmax_regret_on_paper() -> None:
     assert found.series["oracle_gain"][0] == pytest.approx(math.tanh(1 / 2))
 
 
+def test_regret_is_counted_in_gold() -> None:
+    # gold (-1, 1) twice; scores (-1, 1) and (0, 0), of deviation sqrt(1/2), so (-sqrt 2, sqrt 2) and (0, 0): gains tanh(sqrt 2) and 0
+    # at beta 1, where gold gains tanh(1)
+    settings = CardSettings(min_prompts=2, tilt_beta=1.0)
+    table = samples(np.array([[-1.0, 1.0], [0.0, 0.0]]), gold=np.array([[-1.0, 1.0], [-1.0, 1.0]]))
+    found = regret.answer(evidence(table, settings=settings))
+    assert value(found, "gain") == pytest.approx(math.tanh(math.sqrt(2)) / 2)
+    assert value(found, "regret") == pytest.approx(math.tanh(1) - math.tanh(math.sqrt(2)) / 2)
+
+
 def test_regret_sees_a_tail_that_costs_gold() -> None:
     score = drawn("scores", 80, 16)
     hacked = np.where(score > 1.2, -3.0, score)

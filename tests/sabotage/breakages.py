@@ -37,14 +37,24 @@ EXAMINATION = "tests/by_hand/test_reward_examination.py"
 IMPRINT = "tests/by_hand/test_reward_imprint.py"
 AGREEMENT = "tests/by_hand/test_agreement.py"
 CEILING = "tests/by_hand/test_reward_ceiling.py"
+PROBES = "tests/by_hand/test_reward_probes.py"
+COPIES = "tests/by_hand/test_perturbations.py"
+PROBED = "tests/unit/test_pipeline_probes.py"
 CONTRACT = "tests/contract/test_learners.py"
 SAMPLER = "tests/oracle/test_sampler.py"
 PIPELINE = "tests/unit/test_pipeline_more.py"
 STAGES = "tests/unit/test_pipeline_stages_more.py"
+CROSS = "tests/unit/test_cross_validation.py"
+LINEAR = "tests/by_hand/test_linear_rewards.py"
 PLANTED = "tests/planted/test_diagnoses.py::test_over_optimisation"
 READING = "tests/unit/test_mismatch_reading.py"
 VERDICT = "tests/unit/test_mismatch_verdict.py"
 TRACKING = "tests/by_hand/test_mismatch_more.py"
+
+TILTING = "tests/by_hand/test_stats_tilting.py"
+GAINS = "tests/by_hand/test_predicted_gains.py"
+TEACHING = "tests/by_hand/test_teaching_quality.py"
+TRAINING_DATA = "tests/by_hand/test_training_data.py"
 
 _SRC = "src/trueup/"
 
@@ -233,7 +243,11 @@ _REWARD_MODELS = (
 _STAGES = (
     ("sampled-preferences-reversed", "pipeline/preferences.py", "(first, second) if preference > 0.5", "(first, second) if preference < 0.5", (STAGES,)),
     ("fresh-labels-agree-on-both-sides", "pipeline/probe.py", "preference=1 - preference)", "preference=preference)", (STAGES,)),
-    ("judged-on-what-it-was-fitted-to", "pipeline/cross_validate.py", "in rest_of(rows, len(pairs))]", "in range(len(pairs))]", (STAGES,)),
+    ("judged-on-what-it-was-fitted-to", "pipeline/cross_validate.py", "in rest_of(rows, len(pairs))]", "in range(len(pairs))]", (CROSS,)),
+    ("seen-openings-asked-about", "pipeline/cross_validate.py", "if group not in seen", "if group", (CROSS,)),
+    ("penalty-chosen-on-seen-pairs", "stats/ridge.py", "rest = np.setdiff1d(np.arange(n), rows)", "rest = np.arange(n)", (LINEAR,)),
+    ("inner-folds-deal-rows", "rewards/linear_fit.py", "folds(groups_of(pairs), inner_folds, key)", "folds([p.id for p in pairs], inner_folds, key)", (LINEAR,)),
+    ("a-member-counts-against-itself", "stats/stacking.py", "bounds=[(0, None)]", "bounds=[(None, None)]", (LINEAR,)),
     ("every-refit-from-the-first-model", "pipeline/arm.py", 'start = arm.first if config.start_from == "first" else arm.current', "start = arm.first", (STAGES,)),
     ("margins-reversed", "pipeline/refit.py", "return (reward.raw(prompts, [p.chosen for p in pairs]) - reward.raw(prompts, [p.rejected for p in pairs]))", "return (reward.raw(prompts, [p.rejected for p in pairs]) - reward.raw(prompts, [p.chosen for p in pairs]))", (STAGES,)),
     ("trigger-forgets-the-last-refit", "realign/trigger.py", "kl_nats - kl_at_last_refit_nats >=", "kl_nats >=", (REALIGN,)),
@@ -312,7 +326,42 @@ _CEILING = (
     ("bad-rows-end-the-reading", "data/reading.py", "            tally.left_out(bad, row)\n            continue\n", "            tally.left_out(bad, row)\n            break\n", ("tests/unit/test_data_judgements.py",)),
 )  # fmt: skip
 
+_TEACHING = (
+    ("tilt-upside-down", "stats/tilting.py", "np.where(np.isnan(gap), -np.inf, gap) / beta", "np.where(np.isnan(gap), -np.inf, gap) * beta", (TILTING,)),
+    ("bias-of-the-tilt-kept", "stats/tilting.py", "count * whole - (count - 1) * dropped", "whole", (TILTING,)),
+    ("priors-all-alike", "stats/ridge_logistic.py", "np.bincount(group, weights=beta**2, minlength=groups)", "np.full(groups, (beta**2).sum())", (TILTING,)),
+    ("certain-units-drawn-again", "stats/unequal_sampling.py", "budget - certain.sum()", "budget", (TILTING,)),
+    ("choice-of-pairs-not-undone", "mismatch/reward_model/gains.py", "excess / pairs.probability / others[", "excess / others[", (GAINS,)),
+    ("pairs-where-models-agree", "mismatch/reward_model/gains.py", "total**2 / count if len(score) > 1 else 0.0", "0.0", (GAINS,)),
+    ("tilted-against-itself", "mismatch/reward_model/gains.py", "sum(axis=1) / (len(u) - 1)\n        steep", "sum(axis=1) / len(u)\n        steep", (GAINS,)),
+    ("labels-turned-with-their-pair", "mismatch/reward_model/samples.py", 'np.where(turned, 1 - found["outcome"], found["outcome"])', 'found["outcome"]', (TEACHING,)),
+    ("unjudged-pairs-forgotten", "mismatch/reward_model/samples.py", 'found["probability"] *= judged.mean()', "pass", (TEACHING,)),
+    ("variance-between-prompts-too", "mismatch/reward_model/teaching.py", "np.stack([inside, np.ones", "np.stack([np.nanvar(score) + 0 * inside, np.ones", (TEACHING,)),
+    ("equal-gold-counted", "mismatch/reward_model/own_pairs.py", "& (truth != 0)", "", (TEACHING,)),
+    ("regret-of-the-score", "mismatch/reward_model/regret.py", "tilted_mean(gold, gold, beta) - tilted_mean(score, gold, beta)", "tilted_mean(score, score, beta) - tilted_mean(score, gold, beta)", (TEACHING,)),
+    ("coverage-without-its-edge", "mismatch/reward_model/coverage.py", "(distance <= 1)", "(distance < 1)", (TEACHING,)),
+    ("near-to-itself", "pipeline/training_data.py", "        if other:\n", "        if False:\n", (TRAINING_DATA,)),
+    ("curve-judged-where-it-learned", "pipeline/training_data.py", "rest = rest_of(held, len(pairs))", "rest = np.arange(len(pairs))", (TRAINING_DATA,)),
+    ("pairs-to-label-exchanged", "pipeline/policy_samples.py", '"first_reply": a["reply"]', '"first_reply": b["reply"]', ("tests/unit/test_cli_teaching.py",)),
+    ("report-without-files", "pipeline/reward_report.py", 'for n, p in found.items() if n and p.is_file()]', "for n, p in found.items() if n and p.is_dir()]", ("tests/unit/test_reward_report.py",)),
+)  # fmt: skip
+
+_PROBES = (
+    ("swaps-one-way", "mismatch/reward_model/prompt.py", 'both["gain"] + both["gain_back"]', 'both["gain"]', (PROBES,)),
+    ("debt-turned-over", "mismatch/reward_model/prompt.py", "float(fit.coefficient[1] / fit.coefficient[0] - 1)", "float(fit.coefficient[0] / fit.coefficient[1] - 1)", (PROBES,)),
+    ("one-prompt-unread-is-enough", "mismatch/reward_model/prompt.py", 'still.agg(still=("still", "all")', 'still.agg(still=("still", "any")', (PROBED, "tests/planted/test_reward_probes.py::test_sound_models_are_not_accused", "tests/by_hand/test_reward_probes.py")),
+    ("rounding-is-reading-the-end", "mismatch/reward_model/probes.py", "return np.where(np.abs(moved) < UNCHANGED, 0.0, moved)", "return moved", (PROBED, "tests/planted/test_reward_probes.py::test_planted_flaws_alarm")),
+    ("flips-count-pairs", "mismatch/reward_model/robustness.py", "weight = 1 / np.bincount(item)[item]", "weight = np.ones(len(item))", (PROBES,)),
+    ("every-phrase-has-the-whole-level", "mismatch/reward_model/gaming.py", "level = 1 - (1 - evidence.settings.alarm_level) / max(len(texts), 1)", "level = evidence.settings.alarm_level", (PROBES,)),
+    ("searched-where-it-is-judged", "pipeline/probes.py", "if groups[r[0]].prompt.id not in seen]", "if groups[r[0]].prompt.id]", (PROBED,)),
+    ("alone-in-company", "pipeline/probes.py", "raw.batch(*_columns(_added(groups, batch, \"\")))[at]", "alone", (PROBED,)),
+    ("greed-forgets", "evaluation/suffix_search.py", 'texts = [f"{best} {w}".strip() for w in offered]', "texts = list(offered)", (COPIES,)),
+    ("contrast-pairs-share-prompts", "evaluation/prompts.py", "used |= {a, b}", "used |= {a}", (COPIES,)),
+    ("half-is-a-third", "evaluation/perturbations.py", "words[(len(words) + 1) // 2 - 1]", "words[(len(words) + 1) // 3 - 1]", (COPIES,)),
+)  # fmt: skip
+
 _ALL = (
+    *_PROBES,
     *_CEILING,
     *_DENSE,
     *_OBJECTIVES,
@@ -327,5 +376,6 @@ _ALL = (
     *_NUMBERS,
     *_DIAGNOSES,
     *_EDGES,
+    *_TEACHING,
 )
 BREAKAGES: tuple[Breakage, ...] = tuple(Breakage(name, _SRC + file, old, new, tests) for name, file, old, new, tests in _ALL)
