@@ -152,11 +152,12 @@ def evaluate(reward_model: str | Path, preferences: str | Path | Sequence[Prefer
         seed: of the bootstrap.
 
     Returns:
-        Estimates by name, with intervals clustered by prompt.
+        Estimates by name, with intervals clustered by prompt. ``nll_calibrated`` is there where a calibration is kept with the model.
     """
     from trueup.data.preferences import read_preferences
     from trueup.models.reward import load_reward
     from trueup.pipeline.refit import margins
+    from trueup.rewards.calibrated import read_calibration
     from trueup.stats.bootstrap import mean_estimate
 
     pairs = read_preferences(preferences) if isinstance(preferences, str | Path) else list(preferences)
@@ -167,7 +168,11 @@ def evaluate(reward_model: str | Path, preferences: str | Path | Sequence[Prefer
         "nll": [math.log1p(math.exp(-abs(m))) + max(-m, 0.0) for m in found],
         "margin": list(found),
     }
-    units = {"accuracy": "share", "nll": "nats", "margin": "score"}
+    calibration = read_calibration(Path(reward_model))
+    if calibration is not None:
+        chances = calibration.probability(found, [p.prompt.tags.get("domain", "") for p in pairs])
+        rows["nll_calibrated"] = [-math.log(max(float(p), 1e-12)) for p in chances]
+    units = {"accuracy": "share", "nll": "nats", "margin": "score", "nll_calibrated": "nats"}
     return {name: mean_estimate(values, prompts, name, units[name], key / name) for name, values in rows.items()}
 
 

@@ -89,7 +89,7 @@ def test_sums_products_and_rules() -> None:
     a, b = numbers(1.0, 2.0, 0.0), numbers(4.0, 0.5, 9.0)
     assert asked(WeightedSum([(2.0, a), (-1.0, b)]), "x", "y", "z") == [-2.0, 3.5, -9.0]
     assert asked(Product([(1.0, a), (0.5, b)]), "x", "y", "z") == pytest.approx([2.0, 2 * 0.5**0.5, 0.0])
-    with pytest.raises(ValueError, match="at least 0"):
+    with pytest.raises(UserError, match="at least 0"):
         asked(Product([(1.0, numbers(-1.0))]), "x")
     rules = Rules([(Pattern("no"), -1.0), (Pattern("yes"), 1.0)], otherwise=a)
     assert asked(rules, "yes and no", "yes", "maybe") == [-1.0, 1.0, 0.0]

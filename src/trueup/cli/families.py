@@ -49,6 +49,12 @@ FAMILIES = (
         packages=("trueup.rewards.dense",),
         base="trueup.rewards.dense.protocol:DenseObjectiveConfig",
     ),
+    Family(
+        name="rewards",
+        what="what the policy is optimised against",
+        packages=("trueup.rewards.kinds", "trueup.rewards.verifiable"),
+        base="trueup.rewards.config:RewardConfig",
+    ),
     Family(name="worlds", what="prompts, preferences and truth", packages=("trueup.sandbox",), base="trueup.sandbox.world:WorldConfig"),
     Family(
         name="selects",

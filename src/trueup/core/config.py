@@ -109,8 +109,11 @@ def validate(values: dict[str, Any], schema: type[C], *, where: str, lines: dict
 
 def _explain(error: ValidationError, schema: type[BaseModel], values: object, lines: dict[tuple[str, ...], int]) -> str:
     rows = []
-    for e in error.errors():
+    found = error.errors()
+    for e in found:
         place = tuple(str(p) for p in e["loc"])
+        if e["type"] == "too_short" and any(o["loc"][: len(e["loc"])] == e["loc"] and o is not e for o in found):
+            continue  # the items are there, but wrong, which is said already
         line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), None)
         message = e["msg"].removeprefix("Value error, ")
         if e["type"] == "extra_forbidden":

@@ -67,12 +67,16 @@ class SampleRecord:
     scores: dict[str, float] = field(default_factory=dict)
     """Reward model id -> raw score."""
     proxy_fixed: float | None = None
-    """Score of the run's first reward model."""
+    """Score of what the arm optimised when it began: the run's first reward model, unless the arm says otherwise."""
     proxy_current: float | None = None
-    """Score of the reward model in force, rescaled on the reference samples."""
+    """Score of what the arm optimises now; a reward model's is rescaled on the reference samples."""
+    disagreement: float | None = None
+    """Standard deviation over the members of what the arm optimises, or of its posterior; score units."""
     gold: float | None = None
     """The score believed true."""
     gold_components: dict[str, float] = field(default_factory=dict)
+    win_probability: dict[str, float] = field(default_factory=dict)
+    """Reward model id -> its calibrated chance that this reply wins the comparison of its label."""
     labels: list[Label] = field(default_factory=list)
     evaluations: dict[str, float] = field(default_factory=dict)
 
@@ -91,6 +95,6 @@ class SampleRecord:
         if values.get("decoding") is not None:
             values["decoding"] = Decoding(**values["decoding"])
         values["labels"] = [Label(**x) for x in values.get("labels") or []]
-        for name in ("scores", "gold_components", "evaluations"):
+        for name in ("scores", "gold_components", "win_probability", "evaluations"):
             values[name] = {k: v for k, v in dict(values.get(name) or {}).items() if v is not None}
         return cls(**values)

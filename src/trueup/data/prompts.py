@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from typing import Unpack
 
@@ -59,4 +61,12 @@ def _prompt(row: Row, layout: str, tags: Sequence[str], split: Split) -> Prompt:
             raise UserError(
                 f"the field is missing (asked for as a tag; found {', '.join(row.values)}).", where=f"{row.where}, field '{name}'"
             )
-    return Prompt(id=name_of(row, "id", prompt_id(text)), text=text, split=split, tags={name: name_of(row, name) for name in tags})
+    return Prompt(id=name_of(row, "id", prompt_id(text)), text=text, split=split, tags={name: _tag(row, name) for name in tags})
+
+
+def _tag(row: Row, name: str) -> str:
+    """A text as it is; numbers and lists, such as of several right answers, as JSON text."""
+    value = row.values[name]
+    if isinstance(value, list | tuple) or (isinstance(value, float) and math.isfinite(value)):
+        return json.dumps(value, ensure_ascii=False)
+    return name_of(row, name)

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
-from trueup.data.rows import Demonstration, Preference, Prompt, Split
+from trueup.data.rows import Demonstration, Judged, Preference, Prompt, Split
 from trueup.data.turns import opening_turn
 
-R = TypeVar("R", bound=Prompt | Preference | Demonstration)
+R = TypeVar("R", bound=Prompt | Preference | Demonstration | Judged)
 Rows = NDArray[np.int64]
 DEFAULT_SHARES: Mapping[Split, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
-def groups_of(rows: Sequence[Prompt | Preference | Demonstration]) -> list[str]:
+def groups_of(rows: Sequence[Prompt | Preference | Demonstration | Judged]) -> list[str]:
     """The opening turn of each row's prompt."""
     return [opening_turn((row if isinstance(row, Prompt) else row.prompt).text) for row in rows]
 
@@ -95,7 +95,7 @@ def split_rows(rows: Sequence[R], key: Key, shares: Mapping[Split, float] = DEFA
 
 
 def _marked(row: R, split: Split) -> R:
-    if isinstance(row, Preference | Demonstration):
+    if isinstance(row, Preference | Demonstration | Judged):
         return replace(row, prompt=replace(row.prompt, split=split))
     return replace(row, split=split)
 

@@ -76,10 +76,9 @@ def load_tokenizer(
 
     Args:
         path: a Hugging Face folder or hub name.
-        pad_token: an existing token to pad with; needed only where the tokenizer has none. It may equal any token, eos included,
-            because masks travel with the data.
+        pad_token: an existing token to pad with, where the tokenizer has none; any will do, eos included: masks travel with the data.
         needs_eos: whether replies must be able to end; encoders do without.
-        any_pad: where nothing can stand in for padding, take the first ordinary token instead of stopping.
+        any_pad: where nothing stands in for padding, the first ordinary token does.
 
     Raises:
         UserError: nothing can be loaded from there, there is no eos token, or none to pad with.
@@ -101,26 +100,20 @@ def check_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """The tokenizer with eos and pad set, or a `UserError` that says how to set them."""
     if needs_eos and tokenizer.eos_token_id is None:
-        raise UserError(
-            "the tokenizer has no end-of-sequence token, so no reply could end. Set `eos_token` in tokenizer_config.json.", where=where
-        )
+        raise UserError("the tokenizer has no end-of-sequence token, so no reply could end. Set it in tokenizer_config.json.", where=where)
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             raise UserError(f"pad_token {pad_token!r} is not in the vocabulary. Name an existing token.", where=where)
         tokenizer.pad_token = pad_token
     if tokenizer.pad_token_id is None:
         stand_in = tokenizer.unk_token_id is not None and tokenizer.unk_token_id != tokenizer.eos_token_id
-        if not stand_in and any_pad:
-            ordinary = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
-            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(ordinary[0])
-            return tokenizer
-        if not stand_in:
+        if not stand_in and not any_pad:
             raise UserError(
                 "the tokenizer has no padding token, and no unknown token apart from eos to stand in. "
-                "Set `pad_token` in tokenizer_config.json or in the configuration to an existing token.",
-                where=where,
-            )
-        tokenizer.pad_token = tokenizer.unk_token
+                "Set `pad_token` in tokenizer_config.json or in the configuration to an existing token.", where=where,
+            )  # fmt: skip
+        first = min(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+        tokenizer.pad_token = tokenizer.unk_token if stand_in else tokenizer.convert_ids_to_tokens(first)
     return tokenizer
 
 
@@ -128,7 +121,7 @@ def render_prompt(tokenizer: PreTrainedTokenizerFast, conversation: Conversation
     """The text the policy is shown: plain prompts as they are, messages through the tokenizer's chat template.
 
     Args:
-        tokenizer: the reader's tokenizer.
+        tokenizer: the reader's.
         conversation: text or turns.
         rendering: ``template``, or ``roles`` to write ``Human: ...`` and ``Assistant: ...`` paragraphs where there is no chat template.
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from trueup.core.errors import UserError
 from trueup.core.rng import Key, epoch_rows
-from trueup.data.rows import Conversation, Preference, Prompt, Reply
+from trueup.data.rows import Preference, judged
 from trueup.data.tokens import encode_prompts
 from trueup.decoding.rollout import Rollout
 from trueup.loop.state import load_state
@@ -19,22 +18,26 @@ from trueup.loop.train import Step
 from trueup.models.policy import Policy, Reference, load_policy, reference_of
 from trueup.optimizers.experience import PromptBatch
 from trueup.optimizers.protocol import Parts
-from trueup.pipeline.config import ArmConfig, PolicyStageConfig
+from trueup.pipeline.arm_config import ArmConfig
+from trueup.pipeline.calibrate import calibrate
+from trueup.pipeline.config import PolicyStageConfig
 from trueup.pipeline.context import Context
-from trueup.pipeline.preferences import score_offline
-from trueup.pipeline.probe import probe
-from trueup.pipeline.reward import FIRST, clean_reward, fitted, gold_scores, read_reward
-from trueup.pipeline.sampling import decoding_of, reference_samples, replies_of, write
+from trueup.pipeline.members import Shared
+from trueup.pipeline.preferences import Scorer, score_offline
+from trueup.pipeline.probe import Proxies, probe
+from trueup.pipeline.reward import CLEAN, FIRST, Fit, clean_reward, fitted
+from trueup.pipeline.reward_models import adapted, read_reward
+from trueup.pipeline.sampling import decoding_of, replies_of, write
+from trueup.pipeline.sources import Sources
 from trueup.pipeline.steps import run_steps
 from trueup.pipeline.supervised import lora_of
 from trueup.realign.config import RealignConfig
 from trueup.realign.frft import plan_refit
 from trueup.realign.select.protocol import PolicySample
 from trueup.realign.trigger import due, pause_steps
+from trueup.rewards.config import every
 from trueup.rewards.in_force import RewardInForce
-from trueup.rewards.learned import LearnedReward, measure_scale
-from trueup.rewards.programmed import ProgrammedReward
-from trueup.rewards.protocol import Reward
+from trueup.rewards.learned import LearnedReward
 from trueup.store.atomic import atomic_folder
 
 STAGE = "policy"
@@ -48,27 +51,32 @@ class Arm:
     policy: Policy
     reference: Reference
     rewards: dict[str, LearnedReward]
-    """Every reward model of the arm so far; the last is in force."""
+    """Every reward model of the arm so far; the last is in force. Empty in a run without one."""
     in_force: RewardInForce
     """What the optimizer sees."""
+    proxies: Proxies | None = None
+    """Set where the arm optimises something else than its reward model alone, or gold."""
     refit_kl_nats: float = 0.0
     """KL at the last refit."""
 
     @property
-    def current(self) -> str:
+    def current(self) -> str | None:
         """Id of the reward model in force."""
-        return next(reversed(self.rewards))
+        return next(reversed(self.rewards), None)
+
+    @property
+    def first(self) -> str | None:
+        """Id of the reward model it began with."""
+        return next(iter(self.rewards), None)
 
 
-def run_arm(context: Context, config: ArmConfig, first: LearnedReward, pool: list[Preference]) -> None:
+def run_arm(context: Context, config: ArmConfig, first: LearnedReward | None, pool: list[Preference], shared: Shared) -> None:
     """Run one arm from the SFT policy to its end; nothing if that was done."""
     stage, done = context.config.policy, f"{config.name}/{STAGE}"
     if stage is None or context.run.done(done) is not None:
         return
     policy = load_policy(context.run.checkpoint("sft"), lora=lora_of(context.config.policy_model), precision=context.precision)
-    if config.reward == "clean":
-        first = clean_reward(context, policy, pool)
-    arm = Arm(config, policy, reference_of(policy), {FIRST: first}, RewardInForce(_gold(context) if config.reward == "gold" else first))
+    arm = _begun(context, config, policy, first, pool, shared)
     learner = (config.optimizer or stage.optimizer).build(_parts(context, arm, stage))
     batch_of = _prompt_batches(context, policy, stage)
     if _steps_done(context, config) == 0:
@@ -94,8 +102,30 @@ def run_arm(context: Context, config: ArmConfig, first: LearnedReward, pool: lis
             after=after,
         )
         if config.realign and stop != stage.steps:
-            _pause(context, arm, config.realign, pool, stop)
-    context.run.mark_done(done, {"steps": stage.steps, "refits": len(arm.rewards) - 1})
+            _pause(context, arm, config.realign, pool, stop, shared)
+    context.run.mark_done(done, {"steps": stage.steps, "refits": max(len(arm.rewards) - 1, 0)})
+
+
+def _begun(context: Context, config: ArmConfig, policy: Policy, first: LearnedReward | None, pool: list[Preference], shared: Shared) -> Arm:
+    """The arm before its first step, its reward built, the held-out pairs scored by what it optimises."""
+    rewards = {} if first is None else {FIRST: first}
+    if any(part.kind == "clean" for part in every(config.reward)):
+        rewards = {CLEAN: clean_reward(context, policy, pool)}
+        _score_offline(context, CLEAN, rewards[CLEAN].raw)
+        calibrate(context, CLEAN, rewards[CLEAN], shared.held_out)
+    sources = Sources(shared, next(iter(rewards.values()), None))
+    reward = sources.build(config.reward)
+    proxies = None
+    if config.reward.kind not in ("learned", "clean") and (config.reward.kind != "gold" or not rewards):
+        proxies = Proxies(name=f"{config.name}/reward", fixed=reward, current=reward, uncertain=sources.only_uncertain)
+        if sources.covers([p.prompt for p in shared.held_out], config.reward):
+            _score_offline(context, proxies.name, reward.score)
+    return Arm(config, policy, reference_of(policy), rewards, RewardInForce(reward), proxies)
+
+
+def _score_offline(context: Context, name: str, score: Scorer) -> None:
+    if context.accelerator.is_main_process:
+        score_offline(context, name, score)
 
 
 def _parts(context: Context, arm: Arm, stage: PolicyStageConfig) -> Parts:
@@ -111,18 +141,6 @@ def _parts(context: Context, arm: Arm, stage: PolicyStageConfig) -> Parts:
         rollout=Rollout(arm.policy, stage.rollout_precision),
         sum_over_processes=add,
     )
-
-
-def _gold(context: Context) -> Reward:
-    """The world's truth as a reward, on the same scale as a reward model's: a control."""
-    prompts, replies = reference_samples(context)
-    scale = measure_scale(torch.tensor(gold_scores(context.world, prompts, replies)))
-
-    def program(texts: Sequence[Conversation], rows: Sequence[Reply]) -> list[float]:
-        return gold_scores(context.world, [known.get(t) or Prompt(id="", text=t) for t in texts], rows)
-
-    known = {p.text: p for p in context.world.prompts("train")}
-    return ProgrammedReward(program, scale.gain, scale.shift)
 
 
 def _prompt_batches(context: Context, policy: Policy, stage: PolicyStageConfig) -> Callable[[int], PromptBatch]:
@@ -148,7 +166,10 @@ def _steps_done(context: Context, config: ArmConfig) -> int:
 
 def _measure(context: Context, arm: Arm, step: int) -> None:
     """Records of the present policy, and the policy itself."""
-    records = probe(context, arm.policy, arm.reference, arm.rewards, arm=arm.config.name, step=step, current=arm.current)
+    records = probe(
+        context, arm.policy, arm.reference, arm.rewards, arm=arm.config.name, step=step, first=arm.first, current=arm.current,
+        proxies=arm.proxies,
+    )  # fmt: skip
     if not context.accelerator.is_main_process:
         return
     context.run.write_records(f"{arm.config.name}-{step:06d}", records)
@@ -158,7 +179,7 @@ def _measure(context: Context, arm: Arm, step: int) -> None:
             arm.policy.save(new)
 
 
-def _pause(context: Context, arm: Arm, config: RealignConfig, pool: list[Preference], step: int) -> None:
+def _pause(context: Context, arm: Arm, config: RealignConfig, pool: list[Preference], step: int, shared: Shared) -> None:
     """Freeze the policy and, if the trigger says so, fine-tune the reward model on the part of the offline set that looks like it."""
     name = f"refit-{step:06d}"
     stage, run = f"{arm.config.name}/{name}", context.run
@@ -171,21 +192,25 @@ def _pause(context: Context, arm: Arm, config: RealignConfig, pool: list[Prefere
     if not facts["refit"]:
         return
     new_id = f"{arm.config.name}/rm-{len(arm.rewards)}"
-    start = FIRST if config.start_from == "first" else arm.current
-    pairs = [pool[i] for i in facts["rows"]]
-    folder = run.checkpoint(f"{arm.config.name}/reward-{step:06d}")
-    source = arm.rewards[start].folder
+    start = arm.first if config.start_from == "first" else arm.current
+    source = arm.rewards[start].folder if start else None
     assert source is not None
-    arm.rewards[new_id] = fitted(
-        context, name, arm.config.name, read_reward(context, source), pairs, arm.policy, objective=context.config.reward.objective,
-        steps=math.ceil(len(pairs) * config.epochs / config.batch_size), batch_size=config.batch_size, loop=config.loop, key=key / "fit",
-        folder=folder,
+    fit = Fit(
+        name=name, arm=arm.config.name, groups=[judged(pool[i]) for i in facts["rows"]], objective=context.reward_stage.objective,
+        epochs=config.epochs, batch_size=config.batch_size, loop=config.loop, key=key / "fit",
     )  # fmt: skip
+    folder = f"{arm.config.name}/reward-{step:06d}"
+    arm.rewards[new_id] = fitted(
+        context, fit, lambda: adapted(read_reward(context, source), context.reward_stage, key / "adapter"), arm.policy, folder
+    )
     arm.refit_kl_nats = facts["kl_nats"]
-    if context.accelerator.is_main_process:
-        score_offline(context, new_id, arm.rewards[new_id])
-    if arm.config.reward != "gold":
-        arm.in_force.reward = arm.rewards[new_id]
+    _score_offline(context, new_id, arm.rewards[new_id].raw)
+    calibrate(context, new_id, arm.rewards[new_id], shared.held_out)
+    if arm.config.reward.kind != "gold":
+        sources = Sources(shared, arm.rewards[new_id])
+        arm.in_force.reward = sources.build(arm.config.reward)
+        if arm.proxies is not None:
+            arm.proxies = replace(arm.proxies, current=arm.in_force.reward, uncertain=sources.only_uncertain)
 
 
 def _plan(context: Context, arm: Arm, config: RealignConfig, pool: list[Preference], key: Key) -> dict[str, Any]:

@@ -9,15 +9,14 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from trueup.core.config import Config, resolve
 from trueup.loop.config import LoopConfig
-from trueup.optimizers.protocol import OptimizerConfig
 from trueup.optimizers.rloo import RLOOConfig
-from trueup.realign.config import RealignConfig
+from trueup.pipeline.arm_config import AnyOptimizer, ArmConfig, check_arms
 from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig
 from trueup.rewards.objectives.protocol import ObjectiveConfig
 from trueup.sandbox.world import WorldConfig
+from trueup.stats.recalibration import Method
 
 AnyWorld = Annotated[SerializeAsAny[WorldConfig], BeforeValidator(lambda v: resolve("trueup.sandbox", WorldConfig, v))]
-AnyOptimizer = Annotated[SerializeAsAny[OptimizerConfig], BeforeValidator(lambda v: resolve("trueup.optimizers", OptimizerConfig, v))]
 AnyObjective = Annotated[
     SerializeAsAny[ObjectiveConfig], BeforeValidator(lambda v: resolve("trueup.rewards.objectives", ObjectiveConfig, v))
 ]
@@ -60,6 +59,10 @@ class RewardModelConfig(Config):
     """A copy of the SFT policy's trunk; any trunk in a folder or hub name; or frozen sentence embeddings with a small head."""
     path: str | None = None
     """Folder or hub name, for ``path``."""
+    lora: LoraConfig | None = None
+    """Train an adapter and the head instead of all weights of a causal trunk; it is merged into the saved model."""
+    pad_token: str | None = None
+    """Existing token to pad with, for ``path``, where the tokenizer has none or pads with eos."""
     rendering: Literal["template", "roles"] = "template"
     """Messages become text by the tokenizer's chat template, or as ``Human: …`` and ``Assistant: …`` paragraphs where it has none."""
     max_length: int | None = Field(default=None, ge=8)
@@ -83,15 +86,41 @@ class FitConfig(Config):
     """How steps are taken."""
 
 
+class RewardReportConfig(Config):
+    """What only its makers know of a reward model; kept in its folder and shown on its card."""
+
+    use: str | None = None
+    """What it is meant for."""
+    labelled_by: str | None = None
+    """Who labelled the data."""
+    known_failures: tuple[str, ...] = ()
+    """Where it is known to fail, one sentence each."""
+
+
 class RewardStageConfig(FitConfig):
     """Fitting the reward model."""
 
     model: RewardModelConfig = RewardModelConfig()
     """What is trained."""
+    train: bool = True
+    """False takes the model at ``model.path`` as it is: a reward model trained elsewhere."""
     objective: AnyObjective = BradleyTerryConfig()
     """The loss per pair."""
     reference_samples: int = Field(default=256, ge=8)
     """Replies of the SFT policy on which scores are rescaled to mean 0 and deviation 1, at the first fit and at every refit."""
+    report: RewardReportConfig = RewardReportConfig()
+    """Use, labellers and known failures, for the model's report."""
+    calibration: Method | None = "temperature"
+    """Map from score differences to chances, fitted to the held-out pairs (per domain where they name one) and kept with the model;
+    scores and ranks do not change."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> RewardStageConfig:
+        if not self.train and (self.model.trunk != "path" or self.model.path is None):
+            raise ValueError("'train: false' needs model: {trunk: path, path: ...}, a trained reward model")
+        if self.model.lora is not None and (self.model.trunk == "embeddings" or not self.train):
+            raise ValueError("'model.lora' adapts a trunk that is trained: not embeddings, and not with train: false")
+        return self
 
 
 class PreferenceFileConfig(Config):
@@ -164,20 +193,6 @@ class ProbeConfig(Config):
     """Which probed policies stay on disk."""
 
 
-class ArmConfig(Config):
-    """One treatment; all arms start from the same SFT policy and first reward model, with the same seed and compute."""
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    """Short name; part of file names."""
-    reward: Literal["learned", "clean", "gold"] = "learned"
-    """What the policy is optimised against. Two are controls that need a world with a truth: ``clean``, a reward model fitted to the same
-    pairs ordered by gold, and ``gold`` itself."""
-    realign: RealignConfig | None = None
-    """Inverse alignment; a static reward model if left out."""
-    optimizer: AnyOptimizer | None = None
-    """Another optimizer than the run's."""
-
-
 class RunConfig(Config):
     """A whole run: SFT, preferences, reward model, policy arms, report."""
 
@@ -195,8 +210,8 @@ class RunConfig(Config):
     """Supervised fine-tuning on the world's demonstrations; skipped if null or where there are none."""
     sampled_preferences: SampledPreferencesConfig = SampledPreferencesConfig()
     """Used only where the world has no preference set."""
-    reward: RewardStageConfig = RewardStageConfig()
-    """The reward model."""
+    reward: RewardStageConfig | None = RewardStageConfig()
+    """The reward model; null where no arm needs one, such as with rewards that check answers."""
     policy: PolicyStageConfig | None = PolicyStageConfig()
     """The policy phase; null ends the run after the reward model."""
     probe: ProbeConfig = ProbeConfig()
@@ -223,6 +238,20 @@ class RunConfig(Config):
         if self.cross_validate is not None and (self.policy is not None or self.world is not None):
             raise ValueError("'cross_validate' judges reward models alone: set policy: null and leave out world, or remove cross_validate")
         return self
+
+    @model_validator(mode="after")
+    def _reward_models_that_are_needed(self) -> RunConfig:
+        if self.policy is not None:
+            check_arms(self.arms, self.reward is not None, self.reward is not None and self.reward.train, self._adapts())
+        return self
+
+    def _adapts(self) -> bool:
+        return self.reward is not None and self.reward.model.lora is not None
+
+    def needs_pairs(self) -> bool:
+        """Whether anything of the run learns from preferences."""
+        fits = self.reward is not None and self.reward.train
+        return fits or (self.policy is not None and any(arm.needs_pairs() for arm in self.arms))
 
     @model_validator(mode="after")
     def _distinct_arms(self) -> RunConfig:

@@ -13,7 +13,7 @@ from trueup.core.rng import Key
 from trueup.models.embedding_cache import CachedEmbedder
 from trueup.models.embeddings import load_embedder
 from trueup.models.policy import Precision
-from trueup.pipeline.config import RunConfig, resolve_path
+from trueup.pipeline.config import RewardStageConfig, RunConfig, resolve_path
 from trueup.pipeline.events import Event, Listener
 from trueup.sandbox.world import World
 from trueup.store.run import Run
@@ -38,6 +38,13 @@ class Context:
         if self.given_world is None:
             raise UserError("this run has no world. Set world, such as {kind: helpdesk}.", where="world")
         return self.given_world
+
+    @property
+    def reward_stage(self) -> RewardStageConfig:
+        """Settings of the run's reward model."""
+        if self.config.reward is None:
+            raise UserError("this needs a reward model, but 'reward' is null.", where="reward")
+        return self.config.reward
 
     @property
     def key(self) -> Key:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+
+from torch import Tensor
 
 from trueup.core.errors import UserError
 from trueup.core.record import OFFLINE_ARM, Label, SampleRecord
 from trueup.core.rng import Key
-from trueup.data.rows import Preference, Prompt, Reply, Split
+from trueup.data.rows import Conversation, Preference, Prompt, Reply, Split
 from trueup.models.policy import Policy
 from trueup.pipeline.context import Context
 from trueup.pipeline.sampling import decoding_of, replies_of, write
@@ -106,6 +108,8 @@ def offline_records(context: Context, pairs: Sequence[Preference], split: Split,
     replies = [r for p in pairs for r in (p.chosen, p.rejected)]
     raw = reward.raw([p.text for p in prompts], replies).tolist()
     gold = context.world.gold(prompts, replies)
+    # these rows belong to all arms, so they have a first proxy only where all arms begin with the same one
+    alike = all(arm.reward.kind in ("learned", "gold") for arm in context.config.arms)
     out = []
     for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
         pair, won = pairs[i // 2], i % 2 == 0
@@ -124,7 +128,7 @@ def offline_records(context: Context, pairs: Sequence[Preference], split: Split,
                 response=reply.text,
                 finished=reply.finished,
                 scores={"rm-0": raw[i]},
-                proxy_fixed=reward.scale.gain * raw[i] + reward.scale.shift,
+                proxy_fixed=reward.scale.gain * raw[i] + reward.scale.shift if alike else None,
                 gold=None if gold is None else gold[i].score,
                 gold_components={} if gold is None else dict(gold[i].components),
                 labels=[Label(annotator=pair.annotator, other_sample_id=names[1 - i % 2], preference=float(won))],
@@ -133,16 +137,19 @@ def offline_records(context: Context, pairs: Sequence[Preference], split: Split,
     return out
 
 
-def score_offline(context: Context, name: str, reward: LearnedReward) -> None:
-    """Add a refitted reward model's raw scores to the records of the held-out pairs: what a refit forgets shows there."""
+Scorer = Callable[[Sequence[Conversation], Sequence[Reply]], Tensor]
+
+
+def score_offline(context: Context, name: str, score: Scorer) -> None:
+    """Add another reward's scores to the records of the held-out pairs: what a refit forgets shows there."""
     path = context.run.records_path("offline")
     records = read_records(path) if path.exists() else []
     if not records or all(name in r.scores for r in records):
         return
     prompts = {p.id: p for split in SPLITS for p in context.world.prompts(split)}
     texts = [prompts[r.prompt_id].text if r.prompt_id in prompts else r.prompt for r in records]
-    raw = reward.raw(texts, [Reply(text=r.response, finished=bool(r.finished)) for r in records]).tolist()
-    context.run.write_records("offline", [replace(r, scores={**r.scores, name: s}) for r, s in zip(records, raw, strict=True)])
+    found = score(texts, [Reply(text=r.response, finished=bool(r.finished)) for r in records]).tolist()
+    context.run.write_records("offline", [replace(r, scores={**r.scores, name: s}) for r, s in zip(records, found, strict=True)])
 
 
 def shown(prompt: Prompt) -> str:

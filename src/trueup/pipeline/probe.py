@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,8 +16,25 @@ from trueup.ops.logprobs import chosen_logprobs, exact_kl
 from trueup.ops.masking import sequence_sum
 from trueup.pipeline.context import Context
 from trueup.pipeline.preferences import shown
+from trueup.pipeline.reward import FIRST
 from trueup.pipeline.sampling import Written, decoding_of, write
+from trueup.rewards.config import Uncertain
 from trueup.rewards.learned import LearnedReward
+from trueup.rewards.protocol import Reward
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proxies:
+    """What an arm optimises, where that is not one reward model."""
+
+    name: str
+    """Id of the first among the scores."""
+    fixed: Reward
+    """As it was when the arm began."""
+    current: Reward
+    """In force now."""
+    uncertain: Uncertain | None
+    """Its part that says how unsure it is."""
 
 
 def probe_prompts(context: Context) -> list[Prompt]:
@@ -35,7 +53,9 @@ def probe(
     *,
     arm: str,
     step: int,
-    current: str,
+    first: str | None = FIRST,
+    current: str | None = FIRST,
+    proxies: Proxies | None = None,
 ) -> list[SampleRecord]:
     """Records of one checkpoint.
 
@@ -45,17 +65,20 @@ def probe(
         context: the run.
         policy: the checkpoint.
         reference: what KL is measured against.
-        rewards: reward models by id; ``rm-0`` is the first.
+        rewards: reward models by id.
         arm: whose checkpoint.
         step: updates done.
+        first: id of the reward model that the arm began with.
         current: id of the reward model in force.
+        proxies: what the arm optimises, where that is not one of these.
     """
     key = context.key / "probe" / step
     samples = context.config.probe.samples_per_prompt
     written = write(policy, probe_prompts(context), decoding_of(context), key, samples=samples)
     out: list[SampleRecord] = []
     for chunk in written:
-        out += _chunk_records(context, chunk, policy, reference, rewards, arm=arm, step=step, current=current, first=len(out))
+        scored = _scored(chunk, rewards, first, current, proxies)
+        out += _chunk_records(context, chunk, policy, reference, scored, arm=arm, step=step, before=len(out))
     return _labelled(context, out, written, key) if context.config.probe.labels_per_prompt else out
 
 
@@ -64,17 +87,14 @@ def _chunk_records(
     chunk: Written,
     policy: Policy,
     reference: Reference,
-    rewards: Mapping[str, LearnedReward],
+    scored: _Scores,
     *,
     arm: str,
     step: int,
-    current: str,
-    first: int,
+    before: int,
 ) -> list[SampleRecord]:
     decoding, seq = decoding_of(context), chunk.sequences
     logp, logp_ref, kl = _likelihoods(policy, reference, chunk, decoding.temperature)
-    texts = [p.text for p in chunk.prompts]
-    raw = {name: r.raw(texts, chunk.replies, seq).tolist() for name, r in rewards.items()}
     gold = context.world.gold(chunk.prompts, chunk.replies)
     battery = context.world.evaluations(chunk.prompts, chunk.replies)
     sampling = sequence_sum(chunk.sampled.logp_sampling, seq.mask).tolist()
@@ -87,7 +107,7 @@ def _chunk_records(
             step=step,
             split="test",
             prompt_id=prompt.id,
-            sample_id=f"{arm}:{step}:{first + i}",
+            sample_id=f"{arm}:{step}:{before + i}",
             policy_id=f"{arm}/policy-{step:06d}",
             prompt=shown(prompt),
             response=reply.text,
@@ -98,9 +118,10 @@ def _chunk_records(
             logp_ref_nats=logp_ref[i].item(),
             logp_sampling_nats=sampling[i],
             kl_policy_ref_exact_nats=kl[i].item(),
-            scores={name: values[i] for name, values in raw.items()},
-            proxy_fixed=_scaled(rewards, "rm-0", raw, i),
-            proxy_current=_scaled(rewards, current, raw, i),
+            scores={name: values[i] for name, values in scored.raw.items()},
+            proxy_fixed=None if scored.fixed is None else scored.fixed[i],
+            proxy_current=None if scored.current is None else scored.current[i],
+            disagreement=None if scored.spread is None else scored.spread[i],
             gold=None if gold is None else gold[i].score,
             gold_components={} if gold is None else dict(gold[i].components),
             evaluations={name: v for name, values in battery.items() if (v := values[i]) is not None},
@@ -109,9 +130,38 @@ def _chunk_records(
     ]
 
 
-def _scaled(rewards: Mapping[str, LearnedReward], name: str, raw: Mapping[str, Sequence[float]], row: int) -> float | None:
-    scale = rewards[name].scale if name in rewards else None
-    return None if scale is None else scale.gain * raw[name][row] + scale.shift
+@dataclass(frozen=True, kw_only=True)
+class _Scores:
+    """What rewards say of a chunk's rows; absent columns are None."""
+
+    raw: dict[str, list[float]]
+    fixed: list[float] | None
+    current: list[float] | None
+    spread: list[float] | None = None
+
+
+def _scored(
+    chunk: Written, rewards: Mapping[str, LearnedReward], first: str | None, current: str | None, proxies: Proxies | None
+) -> _Scores:
+    texts, seq = [p.text for p in chunk.prompts], chunk.sequences
+    raw = {name: r.raw(texts, chunk.replies, seq).tolist() for name, r in rewards.items()}
+    if proxies is None:
+        return _Scores(raw=raw, fixed=_scaled(rewards, first, raw), current=_scaled(rewards, current, raw))
+    fixed = proxies.fixed.score(texts, chunk.replies, seq).tolist()
+    same = proxies.current is proxies.fixed
+    return _Scores(
+        raw={**raw, proxies.name: fixed},
+        fixed=fixed,
+        current=fixed if same else proxies.current.score(texts, chunk.replies, seq).tolist(),
+        spread=None if proxies.uncertain is None else proxies.uncertain.spread(texts, chunk.replies, seq).tolist(),
+    )
+
+
+def _scaled(rewards: Mapping[str, LearnedReward], name: str | None, raw: Mapping[str, Sequence[float]]) -> list[float] | None:
+    if name is None or name not in rewards:
+        return None
+    scale = rewards[name].scale
+    return [scale.gain * x + scale.shift for x in raw[name]]
 
 
 def _likelihoods(policy: Policy, reference: Reference, chunk: Written, temperature: float) -> tuple[Tensor, Tensor, Tensor]:

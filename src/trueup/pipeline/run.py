@@ -16,13 +16,16 @@ from trueup.core.config import digest
 from trueup.core.errors import UserError
 from trueup.data.rows import Preference
 from trueup.pipeline.arm import run_arm
+from trueup.pipeline.calibrate import calibrate
 from trueup.pipeline.config import RunConfig
 from trueup.pipeline.context import Context
 from trueup.pipeline.cross_validate import cross_validate
 from trueup.pipeline.events import Event, Listener, nobody
+from trueup.pipeline.members import Shared
 from trueup.pipeline.preferences import SPLITS, offline_records, preference_pairs
+from trueup.pipeline.reward import FIRST, first_reward, training_groups
 from trueup.pipeline.reward import STAGE as REWARD
-from trueup.pipeline.reward import first_reward
+from trueup.pipeline.sources import check_rewards
 from trueup.pipeline.supervised import sft_policy
 from trueup.rewards.learned import LearnedReward
 from trueup.store.run import Run
@@ -90,15 +93,23 @@ def execute(
 
 def _stages(context: Context, wanted: tuple[str, ...]) -> None:
     """SFT, preferences and reward model, arms: as far as asked."""
+    if "policy" in wanted and context.config.policy is not None:
+        check_rewards(context)
     policy = sft_policy(context)
     if "reward" not in wanted:
         return
-    pool = preference_pairs(context, policy, "train")
-    reward = first_reward(context, policy, pool)
-    _examine(context, preference_pairs(context, policy, "validation"), reward)
+    pairs = context.config.needs_pairs()
+    pool = preference_pairs(context, policy, "train") if pairs else []
+    groups = training_groups(context, pool)
+    reward = first_reward(context, policy, groups) if context.config.reward is not None else None
+    held_out = preference_pairs(context, policy, "validation") if pairs else list(context.world.preferences("validation"))
+    if reward is not None:
+        _examine(context, held_out, reward)
+        calibrate(context, FIRST, reward, held_out)
     if "policy" in wanted:
+        shared = Shared(context=context, policy=policy, groups=groups, held_out=held_out)
         for arm in context.config.arms:
-            run_arm(context, arm, reward, pool)
+            run_arm(context, arm, reward, pool, shared)
 
 
 def _until(stages: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -131,7 +142,7 @@ def _examine(context: Context, pairs: Sequence[Preference], reward: LearnedRewar
     records = offline_records(context, pairs, "validation", reward)
     if context.accelerator.is_main_process:
         context.run.write_records("offline", records)
-        wins = [(a.proxy_fixed or 0) - (b.proxy_fixed or 0) for a, b in zip(records[::2], records[1::2], strict=True)]
+        wins = [a.scores[FIRST] - b.scores[FIRST] for a, b in zip(records[::2], records[1::2], strict=True)]
         accuracy = sum((w > 0) + 0.5 * (w == 0) for w in wins) / len(wins)
         context.run.mark_done("offline", {"pairs": len(pairs), "accuracy": accuracy})
         context.note(REWARD, f"accuracy {accuracy:.3f} on {len(pairs)} held-out pairs")

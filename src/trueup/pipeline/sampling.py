@@ -15,6 +15,7 @@ from trueup.decoding.sample import Sampled
 from trueup.models.policy import Policy, load_policy
 from trueup.optimizers.protocol import OnlineConfig
 from trueup.optimizers.rloo import RLOOConfig
+from trueup.pipeline.config import RewardStageConfig
 from trueup.pipeline.context import Context
 
 PROMPTS_AT_ONCE = 128
@@ -81,7 +82,7 @@ def replies_of(written: Sequence[Written]) -> tuple[list[Prompt], list[Reply]]:
 
 def reference_samples(context: Context) -> tuple[list[Prompt], list[Reply]]:
     """The replies of the SFT policy on which every reward model of the run is rescaled: the same at every refit."""
-    wanted, key = context.config.reward.reference_samples, context.key / "reference"
+    wanted, key = (context.config.reward or RewardStageConfig()).reference_samples, context.key / "reference"
     prompts = list(context.world.prompts("train"))
     order = (key / "prompts").permutation(len(prompts))
     picked = [prompts[int(order[i % len(prompts)])] for i in range(wanted)]

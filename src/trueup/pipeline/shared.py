@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from trueup.core.config import digest
-from trueup.data.rows import Demonstration, Preference
+from trueup.data.rows import Demonstration, Judged
 from trueup.pipeline.config import resolve_path
 from trueup.pipeline.context import Context
 from trueup.store.files import file_sha256
@@ -64,11 +64,9 @@ def demonstrations_digest(rows: Sequence[Demonstration]) -> str:
     return _lines([d.prompt.text, d.reply.text, d.reply.finished] for d in rows)
 
 
-def pairs_digest(pairs: Sequence[Preference]) -> str:
-    """Content of preference pairs, in order."""
-    return _lines(
-        [p.prompt.text, p.chosen.text, p.chosen.finished, p.rejected.text, p.rejected.finished, p.margin, p.annotator] for p in pairs
-    )
+def groups_digest(groups: Sequence[Judged]) -> str:
+    """Content of judged groups, in order."""
+    return _lines([g.prompt.text, [(r.text, r.finished) for r in g.replies], g.ratings, g.margin, g.annotator] for g in groups)
 
 
 def _lines(rows: Iterable[list[object]]) -> str:

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from trueup.core.errors import UserError
-from trueup.core.rng import epoch_rows
+from trueup.core.rng import Key, epoch_rows
 from trueup.data.rows import Demonstration
 from trueup.learn.table import Examples
 from trueup.models.policy import LoraSettings, Policy, load_policy
@@ -23,19 +23,38 @@ STAGE = "sft"
 
 def sft_policy(context: Context) -> Policy:
     """The policy all arms start from; fine-tuned now, or read back where that was done."""
-    folder = context.run.checkpoint(STAGE)
-    if context.run.done(STAGE) is None:
-        share(context, STAGE, folder, lambda: _depends_on(context), lambda: _make(context, folder))
+    folder = _made(context, STAGE, context.key)
     return load_policy(folder, lora=lora_of(context.config.policy_model), precision=context.precision)
 
 
-def _make(context: Context, folder: Path) -> None:
-    policy = base_policy(context)
-    facts = _fine_tune(context, policy)
+def other_pretraining(context: Context, member: int) -> Policy:
+    """An SFT policy that shares nothing with the run's but settings and data: a trunk for a reward model with its own pretraining.
+
+    Raises:
+        UserError: the run's policy is given, so it has one pretraining.
+    """
+    if context.config.policy_model.path is not None:
+        raise UserError(
+            "members that differ by pretraining need trunks of their own, but the policy is given. Name others in 'trunks'.", where="arms"
+        )
+    folder = _made(context, f"{STAGE}-pretraining-{member}", context.key / "pretraining" / member)
+    return load_policy(folder, precision=context.precision)
+
+
+def _made(context: Context, stage: str, key: Key) -> Path:
+    folder = context.run.checkpoint(stage)
+    if context.run.done(stage) is None:
+        share(context, stage, folder, lambda: _depends_on(context), lambda: _make(context, stage, key))
+    return folder
+
+
+def _make(context: Context, stage: str, key: Key) -> None:
+    policy = base_policy(context, key)
+    facts = _fine_tune(context, policy, stage, key)
     if context.accelerator.is_main_process:
-        with atomic_folder(folder) as new:
+        with atomic_folder(context.run.checkpoint(stage)) as new:
             policy.save(new)
-        context.run.mark_done(STAGE, facts)
+        context.run.mark_done(stage, facts)
     context.accelerator.wait_for_everyone()
 
 
@@ -53,8 +72,8 @@ def _depends_on(context: Context) -> dict[str, object] | None:
     }
 
 
-def base_policy(context: Context) -> Policy:
-    """The model named in the configuration, or a small new one."""
+def base_policy(context: Context, key: Key) -> Policy:
+    """The model named in the configuration, or a small new one drawn from ``key``."""
     config = context.config.policy_model
     if config.path is not None:
         return load_policy(resolve_path(config.path, context.base), pad_token=config.pad_token, precision=context.precision)
@@ -64,9 +83,7 @@ def base_policy(context: Context) -> Policy:
             "this world has no closed vocabulary, so no small model can be made for it. Set policy_model.path.", where="policy_model"
         )
     tokenizer = tiny_tokenizer(list(words))
-    model = tiny_llama(
-        len(tokenizer), config.hidden_size, config.layers, config.heads, config.max_positions, key=context.key / "policy_model"
-    )
+    model = tiny_llama(len(tokenizer), config.hidden_size, config.layers, config.heads, config.max_positions, key=key / "policy_model")
     return Policy(model, tokenizer, context.precision)
 
 
@@ -75,16 +92,16 @@ def lora_of(config: PolicyModelConfig) -> LoraSettings | None:
     return None if config.lora is None else LoraSettings(rank=config.lora.rank, alpha=config.lora.alpha, targets=config.lora.targets)
 
 
-def _fine_tune(context: Context, policy: Policy) -> dict[str, object]:
+def _fine_tune(context: Context, policy: Policy, stage: str, root: Key) -> dict[str, object]:
     config, rows = context.config.sft, list(context.world.demonstrations())
     if config is None or not rows:
         return {"steps": 0, "demonstrations": len(rows)}
     steps = math.ceil(len(rows) * config.epochs / config.batch_size)
-    key = context.key / STAGE
+    key = root / STAGE
 
     def batch_of(step: int) -> Examples[Demonstration]:
         return Examples.of(rows, epoch_rows(key / "data", len(rows), config.batch_size, step))
 
     policy.model.requires_grad_(True)
-    run_steps(context, STAGE, SFT(policy), batch_of, steps=steps, loop=config.loop, key=key)
+    run_steps(context, stage, SFT(policy), batch_of, steps=steps, loop=config.loop, key=key)
     return {"steps": steps, "demonstrations": len(rows)}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trueup.core.errors import UserError
 from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import Sequences
 from trueup.rewards.protocol import Reward
@@ -44,13 +45,16 @@ class Product:
         """[B] see `Reward.score`.
 
         Raises:
-            ValueError: a negative reward, of which no real power is defined.
+            UserError: a negative reward, of which no real power is defined.
         """
         total = torch.ones(len(replies))
         for weight, reward in self.parts:
             found = reward.score(prompts, replies, sequences)
             if bool((found < 0).any()):
-                raise ValueError(f"a product of rewards needs rewards of at least 0, got {found.min().item()}")
+                raise UserError(
+                    f"a product of rewards needs rewards of at least 0, got {found.min().item():.4g}. Shape them first, as with sigmoid.",
+                    where="reward",
+                )
             total = total * found**weight
         return total
 

@@ -11,7 +11,7 @@ from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import Sequences
 from trueup.learn.table import Table
 from trueup.models.reward import RewardModel
-from trueup.ops.ensembles import Aggregate, aggregate
+from trueup.ops.ensembles import Aggregate, aggregate, disagreement
 from trueup.rewards.learned import LearnedReward, Scale
 
 
@@ -36,6 +36,10 @@ class EnsembleReward:
     def member_scores(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
         """[M, B] Rescaled score of each member."""
         return torch.stack([m.score(prompts, replies, sequences) for m in self.members])
+
+    def spread(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
+        """[B] Standard deviation of the members' scores, divided by their number."""
+        return disagreement(self.member_scores(prompts, replies, sequences))
 
 
 class HeadsReward:
@@ -68,3 +72,7 @@ class HeadsReward:
             return raw
         gain, shift = (torch.tensor([[getattr(s, name)] for s in self.scales], device=raw.device) for name in ("gain", "shift"))
         return gain * raw + shift
+
+    def spread(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
+        """[B] Standard deviation of the heads' scores, divided by their number."""
+        return disagreement(self.member_scores(prompts, replies))

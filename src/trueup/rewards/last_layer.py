@@ -13,6 +13,7 @@ from trueup.data.tokens import Sequences
 from trueup.data.turns import prompt_id
 from trueup.models.embedding_reward import Embedded, EmbeddingReward
 from trueup.rewards.known import known_of
+from trueup.rewards.learned import Scale
 from trueup.stats.bootstrap import Array
 from trueup.stats.last_layer import LastLayer, best_last_layer
 
@@ -25,12 +26,19 @@ class LastLayerReward:
         posterior: of a linear head on them, see `fit_posterior`.
         references: prompt -> replies to compare with, such as samples of the SFT policy.
         deviations: standard deviations taken off; 0 is the posterior's mean.
+        scale: the affine map to reward units; identity if left out.
     """
 
     def __init__(
-        self, model: EmbeddingReward, posterior: LastLayer, references: Mapping[str, Sequence[Reply]], deviations: float = 1.0
+        self,
+        model: EmbeddingReward,
+        posterior: LastLayer,
+        references: Mapping[str, Sequence[Reply]],
+        deviations: float = 1.0,
+        scale: Scale | None = None,
     ) -> None:
         self.model, self.posterior, self.references, self.deviations = model, posterior, references, deviations
+        self.scale = scale or Scale()
         self._known: dict[str, Array] = {}
 
     def score(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
@@ -39,9 +47,15 @@ class LastLayerReward:
         Raises:
             UserError: a prompt without references.
         """
-        against = np.stack([self._reference(p) for p in prompts])
-        found = self.posterior.lower(vectors(self.model, prompts, replies) - against, self.deviations)
-        return torch.from_numpy(found).float()
+        found = self.posterior.lower(self._difference(prompts, replies), self.deviations)
+        return torch.from_numpy(self.scale.gain * found + self.scale.shift).float()
+
+    def spread(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
+        """[B] Standard deviation of the difference to the references."""
+        return torch.from_numpy(self.scale.gain * np.sqrt(self.posterior.difference(self._difference(prompts, replies))[1])).float()
+
+    def _difference(self, prompts: Sequence[Conversation], replies: Sequence[Reply]) -> Array:
+        return vectors(self.model, prompts, replies) - np.stack([self._reference(p) for p in prompts])
 
     def _reference(self, prompt: Conversation) -> Array:
         key = prompt_id(prompt)

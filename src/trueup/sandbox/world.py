@@ -10,11 +10,11 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from trueup.core.config import Component
 from trueup.core.rng import Key
-from trueup.data.rows import Demonstration, Preference, Prompt, Reply, Split
+from trueup.data.rows import Demonstration, Judged, Preference, Prompt, Reply, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,15 @@ class World(Protocol):
 
     def vocabulary(self) -> Sequence[str] | None:
         """All words, where the world's language is closed and a tokenizer may be made from it; None otherwise."""
+        ...
+
+
+@runtime_checkable
+class JudgedWorld(Protocol):
+    """A world may also hold judged groups, from which its pairs were made: reward models then learn from the groups."""
+
+    def judgements(self, split: Split) -> Sequence[Judged]:
+        """Groups of a split; empty where there are only pairs."""
         ...
 
 

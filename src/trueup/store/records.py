@@ -42,8 +42,10 @@ _TYPES: dict[str, pa.DataType] = {
     "scores": _MAP,
     "proxy_fixed": pa.float64(),
     "proxy_current": pa.float64(),
+    "disagreement": pa.float64(),
     "gold": pa.float64(),
     "gold_components": _MAP,
+    "win_probability": _MAP,
     "labels": pa.list_(pa.struct([("annotator", pa.string()), ("other_sample_id", pa.string()), ("preference", pa.float64())])),
     "evaluations": _MAP,
 }
@@ -111,8 +113,8 @@ def read_records(paths: str | Path | Sequence[str | Path]) -> list[SampleRecord]
 def frame(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """Records of files or run folders, one row a sample, flattened.
 
-    Scalar columns keep their names; maps become ``scores.<id>``, ``gold_components.<name>``, ``evaluations.<name>``; ``labels`` (a
-    list of dicts) and ``decoding`` (a dict) stay objects. Absent is NaN, or None in object columns.
+    Scalar columns keep their names; maps become ``scores.<id>``, ``gold_components.<name>``, ``win_probability.<id>``,
+    ``evaluations.<name>``; ``labels`` (a list of dicts) and ``decoding`` (a dict) stay objects. Absent is NaN, or None in object columns.
 
     Raises:
         UserError: a file is missing or damaged, a column is missing, unknown or of the wrong type.

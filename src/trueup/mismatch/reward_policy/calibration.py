@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pydantic import Field
+from scipy import special
 
 from trueup.core.config import Config
 from trueup.core.rng import Key
@@ -95,6 +96,7 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Calibration, key: Key) -
     if truth is None:
         return not_enough("reward_policy", NAME, QUESTION, arm, "no labels on both kinds of pair and no gold on both")
     proxy, forecasts = _followed(panel, offline, policy, truth, settings)
+    chances = _claimed(panel, offline, proxy, truth, settings)
     last = forecasts[-1]
     if last is None or min(map(len, last)) < settings.min_pairs:
         sizes = [len(f) for f in last] if last else [0, 0]
@@ -122,7 +124,7 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Calibration, key: Key) -
         arm=arm,
         verdict="alarm" if alarm else "quiet",
         rule=rule,
-        estimates=tuple(_estimates(last, now, settings, key)),
+        estimates=(*_estimates(last, now, settings, key), *chances),
         series=series,
     )
 
@@ -156,6 +158,23 @@ def _forecasts(panel: Panel, offline: Pairs, policy: Pairs, proxy: str, step: in
         return None
     here = policy.take(panel.step[policy.first] == step)
     return _judged(offline, own, truth), _judged(here, now, truth)
+
+
+def _claimed(panel: Panel, offline: Pairs, proxy: str, truth: Truth, settings: Calibration) -> list[Estimate]:
+    """The error of the chances that the last reward model claims of the offline pairs after its calibration, where records hold them."""
+    scorer = scorer_of(panel, proxy, len(panel.steps) - 1, offline)
+    column = f"win_probability.{scorer.column.removeprefix('scores.')}" if scorer is not None and scorer.raw else None
+    chance = offline.column(column) if column is not None else None
+    if chance is None:
+        return []
+    odds = special.logit(np.clip(chance[offline.first], 1e-9, 1 - 1e-9))
+    outcome = offline.preference if truth == "labels" else offline.outcome("gold")
+    kept = np.isfinite(odds) & np.isfinite(outcome)
+    if not kept.any():
+        return []
+    error = stats.reliability(odds[kept], outcome[kept], settings.bins, "mass").ece
+    n = len(np.unique(offline.prompts()[kept]))
+    return [Estimate(name="ece_claimed_offline", value=error, low=None, high=None, n=n, unit="", method="")]
 
 
 def _judged(pairs: Pairs, scores: Array, truth: Truth) -> _Forecast:

@@ -10,13 +10,47 @@ import math
 import re
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import Literal
 
+from pydantic import Field
+
+from trueup.core.errors import UserError
 from trueup.data.rows import Conversation, Reply
+from trueup.rewards.config import RewardConfig, RewardSources
 from trueup.rewards.known import known_of
 from trueup.rewards.verifiable.check import Check
 
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3})?(?:\s*/\s*\d+)?|[-+]?\.\d+")
 _MARK = re.compile(r"####|\\boxed\{|answer is:?", re.IGNORECASE)
+
+
+class NumericAnswerConfig(RewardConfig):
+    """1 where the reply ends with the number that the world knows of its prompt."""
+
+    kind: Literal["numeric_answer"] = "numeric_answer"
+    """This file."""
+    tag: str = "answer"
+    """Tag of the prompts whose last number is the answer, as in GSM8K's solutions."""
+    tolerance: float = Field(default=1e-6, ge=0)
+    """Largest difference, relative to the answer where that is larger than 1."""
+
+    def tags(self) -> tuple[str, ...]:
+        """The answer's."""
+        return (self.tag,)
+
+    def build(self, sources: RewardSources) -> NumericAnswer:
+        """The check.
+
+        Raises:
+            UserError: an answer without a number.
+        """
+        found = {}
+        for prompt, text in sources.known(self.tag).items():
+            number = final_number(text)
+            if number is None:
+                raise UserError(f"the {self.tag} {text[:40]!r} of a prompt holds no number.", where="reward numeric_answer")
+            found[prompt] = number
+        return NumericAnswer(found, self.tolerance)
 
 
 class NumericAnswer(Check):

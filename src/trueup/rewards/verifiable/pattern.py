@@ -3,10 +3,42 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
 
 from trueup.core.errors import UserError
 from trueup.data.rows import Conversation, Reply
+from trueup.rewards.config import RewardConfig, RewardSources
 from trueup.rewards.verifiable.check import Check
+
+
+def _regular(expression: str) -> str:
+    try:
+        re.compile(expression)
+    except re.error as error:
+        raise ValueError(f"is no regular expression ({error})") from error
+    return expression
+
+
+Expression = Annotated[str, Field(min_length=1), AfterValidator(_regular)]
+
+
+class PatternConfig(RewardConfig):
+    """1 where a regular expression matches the reply."""
+
+    kind: Literal["pattern"] = "pattern"
+    """This file."""
+    expression: Expression
+    """Python's syntax; ``.`` matches line ends too."""
+    whole: bool = False
+    """The whole reply must match, not a part."""
+    wanted: bool = True
+    """False rewards replies that do not match."""
+
+    def build(self, sources: RewardSources) -> Pattern:
+        """The check."""
+        return Pattern(self.expression, whole=self.whole, wanted=self.wanted)
 
 
 class Pattern(Check):

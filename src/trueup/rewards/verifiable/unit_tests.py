@@ -9,16 +9,55 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from trueup.core.errors import UserError
 from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import Sequences
-from trueup.rewards.confined import Limits, run_confined
+from trueup.rewards.config import RewardConfig, RewardSources
+from trueup.rewards.confined import Limits, run_confined, unavailable
 from trueup.rewards.known import known_of
 
 _FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+
+
+class UnitTestsConfig(RewardConfig):
+    """1 where the tests that the world knows of a prompt pass after the reply's code."""
+
+    kind: Literal["unit_tests"] = "unit_tests"
+    """This file."""
+    tag: str = "tests"
+    """Tag of the prompts that holds Python code which raises where something is wrong."""
+    jobs: int = Field(default=1, ge=1)
+    """Runs at one time."""
+    cpu_s: int = Field(default=5, ge=1)
+    """Processor seconds of each process."""
+    wall_s: float = Field(default=10.0, gt=0)
+    """Seconds until everything is killed."""
+    memory_mb: int = Field(default=512, ge=64)
+    """Address space of each process, MiB."""
+    processes: int = Field(default=8, ge=1)
+    """Processes and threads at one time."""
+
+    def tags(self) -> tuple[str, ...]:
+        """That of the tests."""
+        return (self.tag,)
+
+    def build(self, sources: RewardSources) -> UnitTests:
+        """The check.
+
+        Raises:
+            UserError: this machine offers no confinement.
+        """
+        reason = unavailable()
+        if reason is not None:
+            raise UserError(f"generated code is not run here: {reason}. It is never run unconfined.", where="reward unit_tests")
+        limits = Limits(cpu_s=self.cpu_s, wall_s=self.wall_s, memory_bytes=self.memory_mb << 20, processes=self.processes)
+        return UnitTests(sources.known(self.tag), limits, self.jobs)
 
 
 class UnitTests:

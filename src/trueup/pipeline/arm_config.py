@@ -1,0 +1,70 @@
+"""What an arm is: one treatment, and what its policy is optimised against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+
+from trueup.core.config import Config, resolve
+from trueup.optimizers.protocol import OptimizerConfig
+from trueup.realign.config import RealignConfig
+from trueup.rewards.config import AnyReward, every
+from trueup.rewards.kinds.learned import LearnedConfig
+
+AnyOptimizer = Annotated[SerializeAsAny[OptimizerConfig], BeforeValidator(lambda v: resolve("trueup.optimizers", OptimizerConfig, v))]
+TRAINED_HERE = ("clean", "ensemble", "shared_trunk", "average")
+
+
+class ArmConfig(Config):
+    """One treatment; all arms start from the same SFT policy and first reward model, with the same seed and compute."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    """Short name; part of file names."""
+    reward: AnyReward = LearnedConfig()
+    """What the policy is optimised against: the run's reward model, an ensemble, a check, a sum or shaping of others (docs/rewards.md).
+    Two are controls that need a world with a truth: ``clean``, a reward model fitted to the same pairs ordered by gold, and ``gold``."""
+    realign: RealignConfig | None = None
+    """Inverse alignment; a static reward model if left out."""
+    optimizer: AnyOptimizer | None = None
+    """Another optimizer than the run's."""
+
+    @model_validator(mode="after")
+    def _refits_what_it_optimises(self) -> ArmConfig:
+        found = {part.kind for part in every(self.reward)}
+        if {"learned", "clean"} <= found:
+            raise ValueError("an arm has one reward model: 'learned' or 'clean', not both")
+        if self.realign is not None and not found & {"learned", "clean", "gold"}:
+            raise ValueError("'realign' refits the reward model 'learned', which is no part of this arm's reward. Remove realign")
+        return self
+
+    def kinds(self) -> set[str]:
+        """Kinds of its reward and of all that this is made of."""
+        return {part.kind for part in every(self.reward)}
+
+    def needs_pairs(self) -> bool:
+        """Whether it learns from preferences, beside the run's reward model."""
+        return self.realign is not None or bool(self.kinds() & {"clean", "last_layer"})
+
+
+def check_arms(arms: Sequence[ArmConfig], model: bool, trained: bool, adapter: bool) -> None:
+    """Whether a run can give its arms what their rewards are made of.
+
+    Args:
+        arms: of the run.
+        model: the run has a reward model.
+        trained: it is trained in the run.
+        adapter: by way of an adapter.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    for arm in arms:
+        for part in every(arm.reward):
+            if not model and (part.kind in ("learned", *TRAINED_HERE) or arm.realign is not None):
+                raise ValueError(f"arm '{arm.name}' needs a reward model ({part.kind}), but 'reward' is null")
+            if model and not trained and part.kind in TRAINED_HERE:
+                raise ValueError(f"arm '{arm.name}': {part.kind} trains reward models, but reward.train is false")
+            if getattr(part, "differ", None) == "adapter" and not adapter:
+                raise ValueError(f"arm '{arm.name}': members that differ by adapter need reward.model.lora")

@@ -1,0 +1,1 @@
+"""What a policy may be optimised against, by kind; checks of replies lie in `rewards/verifiable`."""
