@@ -134,9 +134,16 @@ def test_a_reply_that_scores_the_same_under_every_prompt_is_unread() -> None:
     assert 0.1 < rows.mean() < 0.3
 
 
+def test_a_reply_that_scores_the_same_under_one_other_prompt_is_read() -> None:
+    e = reader(4)
+    last = e.probes.groupby(["item", "reply"])["variant"].transform("max") == e.probes["variant"]
+    same = e.probes.assign(score=e.probes["score"].where(~last, e.probes["original"]))
+    assert named(prompt.answer(evidence(e.rows, same)))["prompt_unread"].value == 0.0
+
+
 def test_ends_and_company_by_hand() -> None:
     scores = scored(*[(2.0 + k / 10, k / 10) for k in range(10)])  # every difference is 2, the unit is 2
-    rows = [(k, 0, "ending", "word", 2.0 + k / 10 + (0.0 if k < 3 else 1.0)) for k in range(10)]
+    rows = [(k, 0, "ending", "word", 2.0 + k / 10 + (1e-6 if k < 3 else 1.0)) for k in range(10)]  # rounding, not reading
     rows += [(k, 0, "company", "first", 2.0 + k / 10 + (0.05 if k < 8 else -0.4)) for k in range(10)]
     found = {e.name: e.value for e in reading.reading(evidence(scores, probed(scores, *rows)))}
     # three of ten unchanged; 0.05 / 2 is within the tolerance of 0.05, 0.4 / 2 is not

@@ -349,8 +349,8 @@ _TEACHING = (
 _PROBES = (
     ("swaps-one-way", "mismatch/reward_model/prompt.py", 'both["gain"] + both["gain_back"]', 'both["gain"]', (PROBES,)),
     ("debt-turned-over", "mismatch/reward_model/prompt.py", "float(fit.coefficient[1] / fit.coefficient[0] - 1)", "float(fit.coefficient[0] / fit.coefficient[1] - 1)", (PROBES,)),
-    ("one-prompt-unread-is-enough", "mismatch/reward_model/prompt.py", 'still.agg(still=("still", "all")', 'still.agg(still=("still", "any")', (PROBED, "tests/planted/test_reward_probes.py::test_sound_models_are_not_accused", "tests/by_hand/test_reward_probes.py")),
-    ("rounding-is-reading-the-end", "mismatch/reward_model/probes.py", "return np.where(np.abs(moved) < UNCHANGED, 0.0, moved)", "return moved", (PROBED, "tests/planted/test_reward_probes.py::test_planted_flaws_alarm")),
+    ("one-prompt-unread-is-enough", "mismatch/reward_model/prompt.py", 'still.agg(still=("still", "all")', 'still.agg(still=("still", "any")', (PROBES,)),
+    ("rounding-is-reading-the-end", "mismatch/reward_model/probes.py", "return np.where(np.abs(moved) < UNCHANGED, 0.0, moved)", "return moved", (PROBES,)),
     ("flips-count-pairs", "mismatch/reward_model/robustness.py", "weight = 1 / np.bincount(item)[item]", "weight = np.ones(len(item))", (PROBES,)),
     ("every-phrase-has-the-whole-level", "mismatch/reward_model/gaming.py", "level = 1 - (1 - evidence.settings.alarm_level) / max(len(texts), 1)", "level = evidence.settings.alarm_level", (PROBES,)),
     ("searched-where-it-is-judged", "pipeline/probes.py", "if groups[r[0]].prompt.id not in seen]", "if groups[r[0]].prompt.id]", (PROBED,)),

@@ -1,4 +1,4 @@
-"""Prompts beside each other: groups that exchange replies, and pairs that look alike (Shen et al. 2023, contrast instructions).
+"""Prompts beside each other: groups that exchange replies, and pairs that look alike (Shen et al. 2023).
 
 Deviations:
 

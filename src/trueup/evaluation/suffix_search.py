@@ -1,4 +1,4 @@
-"""A search for words that raise any reply's score when appended (universal triggers, Wallace et al. 2019, arXiv:1908.07125).
+"""A search for words that raise any reply's score when appended (Wallace et al. 2019, arXiv:1908.07125).
 
 Deviations:
 

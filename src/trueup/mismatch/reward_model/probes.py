@@ -118,8 +118,9 @@ def size_of(evidence: Evidence) -> float:
 
 
 def change(rows: pd.DataFrame, size: float) -> Array:
-    """[N] score of the copy minus that of the original, in standard deviations."""
-    return (rows["score"] - rows["original"]).to_numpy(dtype=float) / size
+    """[N] score of the copy minus that of the original, in standard deviations; 0 where it is no more than rounding."""
+    moved = (rows["score"] - rows["original"]).to_numpy(dtype=float) / size
+    return np.where(np.abs(moved) < UNCHANGED, 0.0, moved)
 
 
 def coarse(rows: pd.DataFrame) -> bool:

@@ -95,7 +95,7 @@ def answer(evidence: Evidence) -> Answer:
     if share.low is not None and share.low <= 0.5:
         guilty.append(f"exchanging prompts is not shown to cost replies anything: own prompts win {shown(share)} of the swaps")
     if not coarse(rows):
-        still = rows.assign(still=np.abs(change(rows, size)) < UNCHANGED).groupby(["item", "reply"])
+        still = rows.assign(still=change(rows, size) == 0).groupby(["item", "reply"])
         each = still.agg(still=("still", "all"), cluster=("cluster", "first"))
         unread = mean_of(each["still"].to_numpy(dtype=float), each, "prompt_unread", "share", evidence, level)
         found.append(unread)

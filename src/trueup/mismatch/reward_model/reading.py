@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from trueup.mismatch.diagnosis import shown
-from trueup.mismatch.reward_model.probes import UNCHANGED, change, coarse, mean_of, rows_of, size_of, variants
+from trueup.mismatch.reward_model.probes import change, coarse, mean_of, rows_of, size_of, variants
 from trueup.mismatch.reward_model.question import Answer, Evidence, Question, unknown
 from trueup.stats.estimate import Estimate
 
@@ -30,7 +30,7 @@ def reading(evidence: Evidence) -> list[Estimate]:
         rows = rows_of(evidence, probe, variant)
         moved = np.abs(change(rows, size))
         level = 1 - (1 - settings.alarm_level) / len(checks)
-        bad = moved < UNCHANGED if probe == "ending" else moved > settings.company_tolerance
+        bad = moved == 0 if probe == "ending" else moved > settings.company_tolerance
         name = f"unread {variant}" if probe == "ending" else f"company {variant}"
         found.append(mean_of(bad.astype(float), rows, name, "share", evidence, level))
         if probe == "company":
