@@ -1,9 +1,7 @@
-"""Stages that the small whole run does not take: sampled preferences, fresh labels, cross-validation, single refits."""
+"""Stages that the small whole run does not take: sampled preferences, fresh labels, single refits."""
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +18,9 @@ from trueup.core.errors import UserError
 from trueup.core.record import Decoding
 from trueup.core.rng import Key
 from trueup.data.rows import Preference, Prompt, Reply, Split
-from trueup.models.embedding_cache import CachedEmbedder
 from trueup.models.policy import reference_of
 from trueup.models.reward import load_reward
 from trueup.pipeline import arm as arm_module
-from trueup.pipeline import cross_validate as cross
 from trueup.pipeline.config import RunConfig
 from trueup.pipeline.context import Context
 from trueup.pipeline.events import nobody
@@ -197,88 +193,3 @@ def test_a_refit_starts_from_the_model_it_was_told_to(tmp_path: Path, monkeypatc
     assert started == ["reward", "on/reward-000001", "reward", "reward", "reward"]
     run = Run(tmp_path / "out")
     assert [run.done(f"{name}/policy") for name in ("on", "back", "once", "never")] == [{"steps": 3, "refits": n} for n in (2, 2, 1, 0)]
-
-
-@pytest.fixture
-def preference_file(tmp_path: Path) -> Path:
-    path = tmp_path / "pairs.jsonl"
-    rows = [{"prompt": p.prompt.text + f" {i // 2}", "chosen": p.chosen.text, "rejected": p.rejected.text} for i, p in enumerate(pool(24))]
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return path
-
-
-def judged(path: Path, trunk: Path) -> RunConfig:
-    model = {"name": "m", "model": {"trunk": "path", "path": str(trunk)}, "epochs": 8, "batch_size": 8, "loop": {"learning_rate": 1e-2}}
-    return validate(
-        {"threads": 1, "policy": None, "cross_validate": {"folds": 4, "sets": [{"name": "d", "path": str(path)}], "models": [model]}},
-        RunConfig,
-        where="here",
-    )
-
-
-def test_folds_are_judged_by_models_that_did_not_see_them(tmp_path: Path, preference_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folds: list[tuple[list[Preference], list[Preference]]] = []
-
-    def fold(context: Any, model: Any, training: list[Preference], held: list[Preference], key: Any, name: str) -> Any:
-        folds.append((training, held))
-        # prompts end in a number: right where it is even, a tie at 1, else wrong
-        numbers = [int(p.prompt.text.split()[-1]) for p in held]  # type: ignore[union-attr]
-        return np.array([1.0 if n % 2 == 0 else 0.0 if n == 1 else -1.0 for n in numbers])
-
-    monkeypatch.setattr(cross, "_fold", fold)
-    execute(judged(preference_file, tmp_path), tmp_path / "out")
-    assert len(folds) == 4
-    for training, held in folds:
-        assert not {p.prompt.text for p in training} & {p.prompt.text for p in held}
-        assert len(training) + len(held) == 24
-    assert len({p.id for _, held in folds for p in held}) == 24
-    (row,) = json.loads((tmp_path / "out" / "reward.json").read_text())
-    # of twelve numbers, two pairs each: six even, one tie, five wrong
-    assert row["accuracy"]["value"] == pytest.approx((12 + 1) / 24)
-    assert row["accuracy"]["n"] == 24  # 'ask 0' and 'tell 0' are two prompts
-    assert row["nll"]["value"] == pytest.approx((12 * np.log1p(np.exp(-1)) + 2 * np.log(2) + 10 * np.log1p(np.e)) / 24)
-    assert (row["name"], row["data"], row["folds"]) == ("m", "d", 4)
-
-
-def test_cross_validation_learns_what_can_be_learned(tmp_path: Path, preference_file: Path) -> None:
-    tiny_policy().save(tmp_path / "trunk")
-    config = judged(preference_file, tmp_path / "trunk")
-    execute(config, tmp_path / "out")
-    (row,) = json.loads((tmp_path / "out" / "reward.json").read_text())
-    assert row["accuracy"]["value"] == 1.0
-    steps = [json.loads(x)["stage"] for x in (tmp_path / "out" / "ledger.jsonl").read_text().splitlines()]
-    assert len(set(steps)) == 4
-    before = (tmp_path / "out" / "reward.json").read_text()
-    execute(config, tmp_path / "out", resume=True)  # every fold is done: nothing is fitted again
-    assert (tmp_path / "out" / "reward.json").read_text() == before
-    assert len((tmp_path / "out" / "ledger.jsonl").read_text().splitlines()) == len(steps)
-
-
-class Counting:
-    """Embeds a text as its length, and keeps what it was asked."""
-
-    name, dimension = "counting", 2
-
-    def __init__(self) -> None:
-        self.calls: list[list[str]] = []
-
-    def embed(self, texts: Sequence[str]) -> Any:
-        self.calls.append(list(texts))
-        angle = np.array([len(t) for t in texts], dtype=np.float32)
-        return np.stack([np.cos(angle), np.sin(angle)], 1)
-
-
-def test_replies_are_embedded_once_and_by_length_before_the_folds(
-    tmp_path: Path, preference_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inner = Counting()
-    monkeypatch.setattr("trueup.pipeline.context.load_embedder", lambda name, folder: CachedEmbedder(inner, folder))
-    config = judged(preference_file, tmp_path).model_dump(mode="json")
-    config["cross_validate"]["models"][0]["model"] = {"trunk": "embeddings", "features": "joined", "head_width": 0}
-    monkeypatch.setattr(cross, "AT_ONCE", 20)
-    execute(validate(config, RunConfig, where="here"), tmp_path / "out")
-    texts = [t for call in inner.calls for t in call]
-    assert len(texts) == len(set(texts)) > 20
-    assert len(inner.calls) == 3  # 48 replies, 20 at a time; the folds asked nothing more
-    lengths = [[len(t) for t in call] for call in inner.calls]
-    assert all(max(a) <= min(b) for a, b in itertools.pairwise(lengths))

@@ -11,6 +11,7 @@ from trueup.core.config import Config, resolve
 from trueup.loop.config import LoopConfig
 from trueup.optimizers.rloo import RLOOConfig
 from trueup.pipeline.arm_config import AnyOptimizer, ArmConfig, check_arms
+from trueup.pipeline.linear_config import LinearModels
 from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig
 from trueup.rewards.objectives.protocol import ObjectiveConfig
 from trueup.sandbox.world import WorldConfig
@@ -132,6 +133,8 @@ class PreferenceFileConfig(Config):
     """The file (relative to this configuration), or a hub data set's name."""
     on_bad: Literal["error", "skip"] = "error"
     """What to do with rows that cannot be used: stop, or leave them out and count them."""
+    agreement: float | None = Field(default=None, gt=0.5, le=1)
+    """Chance that two annotators agree, where it is published: the low end of the ceiling of accuracy."""
 
 
 class JudgedModelConfig(RewardStageConfig):
@@ -141,15 +144,24 @@ class JudgedModelConfig(RewardStageConfig):
     """Short name for tables."""
 
 
-class CrossValidateConfig(Config):
+class CrossValidateConfig(LinearModels):
     """Judging reward models on preference files, without any policy."""
 
     folds: int = Field(default=5, ge=2)
     """Parts of each set; no opening turn is in two of them."""
     sets: tuple[PreferenceFileConfig, ...] = Field(min_length=1)
     """Preference sets, each on its own."""
-    models: tuple[JudgedModelConfig, ...] = Field(min_length=1)
-    """Reward models, each fitted on each set."""
+    models: tuple[JudgedModelConfig, ...] = ()
+    """Reward models trained by steps, each fitted on each set."""
+
+    @model_validator(mode="after")
+    def _distinct_models(self) -> CrossValidateConfig:
+        names = [*(m.name for m in self.linear), *(m.name for m in self.ensembles), *(m.name for m in self.models)]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"needs at least one of linear, ensembles, models, and distinct names; got {names}")
+        if set(self.compare_with) - set(names):
+            raise ValueError(f"compare_with names {sorted(set(self.compare_with) - set(names))}, but the models are {names}")
+        return self
 
 
 class SampledPreferencesConfig(Config):
