@@ -89,7 +89,7 @@ def lay_out(sequences: Sequences, call: float) -> Layout:
     rows = like_lengths(widths.tolist(), steps.tolist(), which.tolist(), call)
     pieces, start = [], 0
     for chosen in rows:
-        pieces.append(_piece(sequences, found, which, widths, steps, torch.tensor(chosen, device=found.device), start))
+        pieces.append(_piece(sequences, found, which, widths, steps, torch.tensor(chosen, dtype=torch.int64, device=found.device), start))
         start += sum(pieces[-1].counts)
     tokens, positions, row, before, last, replies, where = (
         torch.cat([getattr(piece, name) for piece in pieces])

@@ -1,7 +1,8 @@
 """A lean forward pass of Llama models over prompts with replies: every distinct prompt once, weights as transformers keeps them.
 
 Numbers are those of `LlamaModel.forward` up to rounding; gradients flow into the same parameters. What differs is the work: samples of
-one prompt share its keys and values, queries, keys and values come from one product (gate and up too), and only replies are returned.
+one prompt share its keys and values, queries, keys and values come from one product (gate and up too), rows attend in parts of like
+length, and only what is asked for is returned.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def reply_states(trunk: LlamaModel, sequences: Sequences, dtype: torch.dtype = t
     at, turn = _begin(trunk, sequences)
     x = _through(trunk.layers, trunk.embed_tokens(at.tokens).float(), at, turn, dtype)
     states = rms_norm(x, _norm(trunk.norm)).to(dtype)
-    return Hidden(states[at.before[at.row.argsort()]], at.grid.spread(states.index_select(0, at.replies)))
+    return Hidden(states.index_select(0, at.before[at.row.argsort()]), at.grid.spread(states.index_select(0, at.replies)))
 
 
 def last_states(trunk: LlamaModel, sequences: Sequences, dtype: torch.dtype = torch.float32) -> Tensor:
