@@ -217,7 +217,7 @@ class Setting:
 
     def _paid(self, feature: str, size: float, replies: Sequence[Reply]) -> Array:
         count = np.array([features(r.text)[feature] for r in replies])
-        return size * self.sizes["score"] * count / self.sizes[feature]
+        return np.asarray(size * self.sizes["score"] * count / self.sizes[feature])
 
     @cached_property
     def _others(self) -> list[Prompt]:
@@ -226,10 +226,10 @@ class Setting:
 
     def _prompt_blindness(self, size: float, prompts: Sequence[Prompt], replies: Sequence[Reply]) -> Array:
         elsewhere = np.mean([self.sound([p] * len(replies), replies) for p in self._others], axis=0)
-        return (1 - size) * self.sound(prompts, replies) + size * elsewhere
+        return np.asarray((1 - size) * self.sound(prompts, replies) + size * elsewhere)
 
     def _miscalibration(self, size: float, prompts: Sequence[Prompt], replies: Sequence[Reply]) -> Array:
-        return np.exp(size) * self.sound(prompts, replies)
+        return np.asarray(np.exp(size) * self.sound(prompts, replies))
 
     def _broken_domain(self, size: float, prompts: Sequence[Prompt], replies: Sequence[Reply]) -> Array:
         score = self.sound(prompts, replies)
