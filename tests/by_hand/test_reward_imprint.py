@@ -99,6 +99,15 @@ def test_imprint_and_debt_of_a_planted_lean() -> None:
     assert "for politeness" in found["politeness"].sentence()
 
 
+def test_a_feature_that_repeats_others_is_left_out() -> None:
+    frame = judged(400, 1.0, 0.5, 0.5)
+    pairs = pairs_of(frame)
+    values = differences(frame, pairs)
+    alone = {x.feature: x.imprint.value for x in leans(values, pairs, 0.95)}
+    more = leans({**values, "sum": values["politeness"] + values["hedging"]}, pairs, 0.95)
+    assert {x.feature: x.imprint.value for x in more} == alone
+
+
 @pytest.mark.parametrize("quality", [0.5, -0.5])
 def test_a_noisy_score_is_not_a_biased_one(quality: float) -> None:
     # the score sees gold through noise: labels owe f more than the score pays, on the same side

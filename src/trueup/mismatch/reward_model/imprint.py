@@ -27,6 +27,8 @@ from trueup.stats.logistic import Fit, least_squares, logistic, wald
 
 MIN_PRESENT = 0.02
 """Share of pairs that must differ in a feature."""
+MIN_OWN = 0.01
+"""Share of a feature's variance that the features before it must leave; one that says nothing of its own is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ def leans(values: dict[str, Array], pairs: ScoredPairs, level: float) -> list[Le
     scale = _size(pairs.delta, weight)
     if not names or scale == 0:
         return []
-    f = np.stack([values[n] / _size(values[n], weight) for n in names], axis=1)
+    names, f = _distinct({n: values[n] / _size(values[n], weight) for n in names}, weight)
     r = pairs.delta / scale
     paid = least_squares(f, r, pairs.prompt, weight)
     owed = logistic(np.column_stack([r, f]), np.where(pairs.tied, 0.5, 1.0), pairs.prompt, weight)
@@ -99,6 +101,19 @@ def differences(rows: pd.DataFrame, pairs: ScoredPairs) -> dict[str, Array]:
         str(c).removeprefix(PREFIX): rows[c].to_numpy(dtype=float)[pairs.first] - rows[c].to_numpy(dtype=float)[pairs.second]
         for c in columns
     }
+
+
+def _distinct(columns: dict[str, Array], weight: Array) -> tuple[list[str], Array]:
+    """Names and [N, K] columns of those that are no combination of others before them."""
+    names: list[str] = []
+    basis = np.empty((len(weight), 0))
+    for name, column in columns.items():
+        rest = column * np.sqrt(weight / weight.sum())  # of length 1, since columns are scaled
+        rest = rest - basis @ (basis.T @ rest)
+        if rest @ rest > MIN_OWN:
+            names.append(name)
+            basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
+    return names, np.stack([columns[n] for n in names], axis=1)
 
 
 def _lean(name: str, k: int, paid: Fit, owed: Fit, level: float) -> Lean:
