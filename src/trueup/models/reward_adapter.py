@@ -27,9 +27,10 @@ def with_adapter(reward: TrunkReward, lora: LoraSettings, key: Key) -> TrunkRewa
     from peft import LoraConfig, get_peft_model
 
     # by name, since "all linear layers" would take the head along
-    linear = {name.rsplit(".", 1)[-1] for name, m in reward.model.base_model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    linear = {name.rsplit(".", 1)[-1]: m for name, m in reward.model.base_model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
     targets: Any = list(lora.targets) if lora.targets else sorted(linear)
-    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets)
+    turned = any(isinstance(linear.get(t), Conv1D) for t in targets)  # GPT-2 keeps its weights transposed
+    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, fan_in_fan_out=turned)
     with warnings.catch_warnings(), seeded(key):
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers under a name that the latter is giving up
         reward.model = get_peft_model(reward.model, settings)
