@@ -110,7 +110,7 @@ def test_own_pairs_by_comparisons_on_paper() -> None:
 
 
 def test_a_score_that_no_longer_orders_what_the_policy_writes() -> None:
-    gold, noise = drawn("gold", 60, 8), drawn("noise", 60, 8)
+    gold, noise = drawn("gold", 60, 8), 0.5 * drawn("noise", 60, 8)
     reference = samples(gold + noise, gold=gold)
     kept = evidence(reference, samples(gold + noise, policy="policy", gold=gold), settings=CardSettings())
     lost = evidence(reference, samples(noise, policy="policy", gold=gold), settings=CardSettings())

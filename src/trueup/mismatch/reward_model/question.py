@@ -50,8 +50,9 @@ class CardSettings(Config):
     """Strength of the KL penalty at which gains are predicted; standard deviations of the score on reference samples a nat."""
     min_within_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the score's variance within prompts that must not be shown to be missed."""
-    min_own_drop: float = Field(default=0.1, ge=0, lt=1)
-    """A loss of accuracy from the reference's to the policy's own pairs below this raises no alarm, however certain."""
+    min_own_drop: float = Field(default=0.2, ge=0, lt=1)
+    """A loss of accuracy from the reference's to the policy's own pairs below this raises no alarm, however certain: sound models lose
+    some too, since a policy's replies grow alike."""
     max_disagreement: float = Field(default=1.5, ge=1)
     """Disagreement of members on the policy's replies over that on the reference's that raises no alarm, however certain."""
     min_label_rise: float = Field(default=0.005, ge=0, lt=1)
