@@ -215,6 +215,8 @@ def test_a_merged_adapter_reads_everywhere(tmp_path: Path) -> None:
         reward.save(tmp_path / f"{kind}-merged")
         torch.testing.assert_close(ours(tmp_path / f"{kind}-merged"), changed, rtol=0, atol=1e-5)
         torch.testing.assert_close(theirs(tmp_path / f"{kind}-merged", joined(" <eos>")), changed, rtol=0, atol=1e-5)
+    with pytest.raises(UserError, match=r"no linear layers named \['c_attn'\]. Its layers: down_proj, gate_proj"):
+        with_adapter(load_reward(tmp_path / "llama"), LoraSettings(targets=("q_proj", "c_attn")), Key(7))  # type: ignore[arg-type]
     with_other_seed = with_adapter(load_reward(tmp_path / "llama"), LoraSettings(rank=2), Key(8))  # type: ignore[arg-type]
     again, same = (with_adapter(load_reward(tmp_path / "llama"), LoraSettings(rank=2), Key(7)) for _ in range(2))  # type: ignore[arg-type]
     first = [{n: p for n, p in r.module.named_parameters() if "lora_A" in n} for r in (again, same, with_other_seed)]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.models.loading import seeded
 from trueup.models.policy import LoraSettings
@@ -23,12 +23,18 @@ def with_adapter(reward: TrunkReward, lora: LoraSettings, key: Key) -> TrunkRewa
         reward: as it is before the fit; it is changed.
         lora: rank and targets; its seed is not used.
         key: of the adapter's first matrices.
+
+    Raises:
+        UserError: the trunk has no layers of the names that are to be adapted.
     """
     from peft import LoraConfig, get_peft_model
 
     # by name, since "all linear layers" would take the head along
     linear = {name.rsplit(".", 1)[-1]: m for name, m in reward.model.base_model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
-    targets: Any = list(lora.targets) if lora.targets else sorted(linear)
+    targets = list(lora.targets) if lora.targets else sorted(linear)
+    unknown = sorted(set(targets) - set(linear))
+    if unknown:
+        raise UserError(f"the trunk has no linear layers named {unknown}. Its layers: {', '.join(sorted(linear))}.", where="lora.targets")
     turned = any(isinstance(linear.get(t), Conv1D) for t in targets)  # GPT-2 keeps its weights transposed
     settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, fan_in_fan_out=turned)
     with warnings.catch_warnings(), seeded(key):
