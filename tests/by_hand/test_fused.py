@@ -84,6 +84,18 @@ def test_heads_and_their_gradient_equal_the_plain_formula(monkeypatch: pytest.Mo
         torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-5)
 
 
+def test_queries_or_keys_may_be_left_out() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, weight, query, key, value, angles = leaves(generator, (5, 6), (6,), (4, 6), (4, 6), (4, 6), (5, 1, 2))
+    nothing, turn, norm = torch.empty(0, 6), (angles.cos(), angles.sin()), NormWeight(weight, 1e-6)
+    q, k, v = project_heads(x, norm, query, key, value, *turn, torch.float32)
+    alone, *rest = project_heads(x, norm, query, nothing, nothing, *turn, torch.float32)
+    assert [r.shape for r in rest] == [(5, 0), (5, 0)]
+    torch.testing.assert_close(alone, q, rtol=0, atol=1e-6)
+    _, *both = project_heads(x, norm, nothing, key, value, *turn, torch.float32)
+    torch.testing.assert_close(both, [k, v], rtol=0, atol=1e-6)
+
+
 def test_narrow_products_stay_near_and_give_float32_gradients() -> None:
     generator = torch.Generator().manual_seed(2)
     values = leaves(generator, (5, 8), (8,), (16, 8), (16, 8), (8, 16))

@@ -80,9 +80,11 @@ def last_states(trunk: LlamaModel, sequences: Sequences, dtype: torch.dtype = to
     at, turn = _begin(trunk, sequences)
     *layers, top = trunk.layers
     x = _through(layers, trunk.embed_tokens(at.tokens).float(), at, turn, dtype)
-    q, k, v = _heads(top, x, turn, dtype)
-    seen = _attend_last(q.index_select(0, at.last), k, v, top.self_attn.head_dim, at)
-    states = rms_norm(_after(top, x.index_select(0, at.last), seen, dtype), _norm(trunk.norm))
+    block, norm, nothing = top.self_attn, _norm(top.input_layernorm), x.new_empty(0, x.shape[1])
+    read = x.index_select(0, at.last)
+    q, _, _ = project_heads(read, norm, block.q_proj.weight, nothing, nothing, turn[0][at.last], turn[1][at.last], dtype)
+    _, k, v = project_heads(x, norm, nothing, block.k_proj.weight, block.v_proj.weight, *turn, dtype)
+    states = rms_norm(_after(top, read, _attend_last(q, k, v, block.head_dim, at), dtype), _norm(trunk.norm))
     return states.index_select(0, at.row.argsort())
 
 

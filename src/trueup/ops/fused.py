@@ -62,7 +62,7 @@ def project_heads(
     sin: Float[Tensor, "n 1 half"],
     dtype: torch.dtype,
 ) -> tuple[Float[Tensor, "n HD"], Float[Tensor, "n GD"], Float[Tensor, "n GD"]]:
-    """Queries and keys, turned by their positions, and values, of norm(x).
+    """Queries and keys, turned by their positions, and values, of norm(x). A weight without rows gives a result without columns.
 
     Args:
         x: [n, W] residual stream, float32.
@@ -218,8 +218,9 @@ class _Heads(torch.autograd.Function):
 def _turn(source: Tensor, target: Tensor, cos: Tensor, sin: Tensor) -> None:
     """`rotary` from one [n, heads D] into another."""
     half = cos.shape[-1]
-    a, b = source.unflatten(1, (-1, 2 * half)).chunk(2, -1)
-    c, d = target.unflatten(1, (-1, 2 * half)).chunk(2, -1)
+    heads = source.shape[1] // (2 * half), 2 * half
+    a, b = source.unflatten(1, heads).chunk(2, -1)
+    c, d = target.unflatten(1, heads).chunk(2, -1)
     torch.mul(a, cos, out=c)
     c.addcmul_(b, sin, value=-1)
     torch.mul(b, cos, out=d)
