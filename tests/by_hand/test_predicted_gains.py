@@ -13,7 +13,7 @@ from trueup.core.rng import Key
 from trueup.mismatch.reward_model import gains
 from trueup.mismatch.reward_model.gains import Chosen, Compared, choose_comparisons, columns_of, predicted_gains
 from trueup.stats.bootstrap import Array
-from trueup.stats.tilting import standardised, tilt
+from trueup.stats.tilting import standardised, tilt, uniform
 
 KEY = Key(0)
 NAN = float("nan")
@@ -78,26 +78,41 @@ def test_no_tilt_gains_nothing() -> None:
         assert found.value[method] == pytest.approx([0, 0], abs=1e-12)
 
 
-def test_what_no_column_says_is_counted() -> None:
-    # annotators dislike what the single model likes only in its upper tail: no line in the score says so
-    generator = (KEY / "tail").generator()
+def test_the_weight_among_the_columns_makes_a_wrong_model_right() -> None:
+    # annotators dislike a band of scores, which neither a line in the score nor its tilt can say; but where all pairs count alike, the
+    # equation that the weight's coefficient solves is that modelled and counted gains are equal
+    generator = (KEY / "band").generator()
     score = standardised(generator.standard_normal((1, 60, 10)))
-    gold = np.where(score[0] > 1, -3.0, score[0])
+    gold = np.where(np.abs(score[0] - 1.2) < 0.5, -4.0, 0.0)
     prompt, first, second = all_pairs(60, 10)
     chance = special.expit(gold[prompt, first] - gold[prompt, second])
     compared = Compared(prompt=prompt, first=first, second=second, probability=np.ones(len(prompt)), outcome=chance)
     weight = tilt(score, 0.5)
-    found = predicted_gains(weight, score, NONE, compared, KEY)
     truth = exact(weight, gold)[0]
     assert truth < -0.1
-    assert found.value["modelled"][0] > truth + 0.05
-    assert abs(found.value["combined"][0] - truth) < 0.3 * abs(found.value["modelled"][0] - truth)
+    assert predicted_gains(weight, score, NONE, compared, KEY).value["modelled"][0] == pytest.approx(truth, abs=5e-3)
+
+
+def test_how_much_of_a_doubt_is_believed() -> None:
+    # terms 0.2 and 0.4 of two prompts: mean 0.3, variance of the mean (0.01 + 0.01) / (2 * 1) = 0.01, so 1 - 0.01 / 0.09 is no noise
+    one = gains._trust(np.array([0.3]), np.array([[0.2, 0.4]]), 1)
+    assert one.share == pytest.approx(8 / 9)
+    # a chi-square of one degree is below 0.015791 in 10 % of cases
+    assert one.spread == pytest.approx(math.sqrt(1 - 0.015791 / 9), abs=1e-6)
+    # noise alone: nothing is believed
+    assert gains._trust(np.array([0.1]), np.array([[-0.9, 1.1]]), 1).share == 0
+    assert gains._trust(np.array([0.0]), np.array([[0.2, -0.2]]), 1).share == 0
+    # of doubts 0.4 and 0.2 their mean 0.3 is believed to 1/2 and their distances 0.1 and -0.1 to 1/4
+    trusts = (gains._Trust(share=0.5, spread=0.6), gains._Trust(share=0.25, spread=0.1))
+    assert gains._believed(np.array([0.4, 0.2]), trusts) == pytest.approx([0.175, 0.125])
+    # of their noise 0.6 and, since no less than the share, 0.25
+    assert gains._believed(np.array([0.4, 0.2]), trusts, spread=True) == pytest.approx([0.205, 0.155])
 
 
 def test_columns_are_centred_within_prompts_and_dropped_where_they_say_nothing() -> None:
     score = np.array([[[1.0, 3.0], [10.0, NAN]], [[5.0, 5.0], [7.0, NAN]]])
     features = np.array([[[0.0, 4.0], [9.0, NAN]], [[2.0, 2.0], [3.0, NAN]]])
-    x, group = columns_of(score, features)
+    x, group = columns_of(score, features, uniform(score))
     # the second score and the second feature do not differ within a prompt; the mean score is then the first one's, and both it
     # and the first feature deviate by -1, 1 and 0 in three replies, of size sqrt(2/3)
     size = math.sqrt(1.5)
@@ -107,11 +122,12 @@ def test_columns_are_centred_within_prompts_and_dropped_where_they_say_nothing()
 
 def test_slopes_of_modelled_gains() -> None:
     gold, score = world(KEY / "slope", 5, 4, 2, 1.0)
-    x, _ = columns_of(score, gold[None])
-    weight, here, at = tilt(score, 0.5), np.ones(gold.shape, dtype=bool), np.array([0.3, -0.2, 0.5, 0.1])
+    weight = tilt(score, 0.5)
+    x, _ = columns_of(score, gold[None], weight)
+    here, at = np.ones(gold.shape, dtype=bool), np.array([0.3, -0.2, 0.5, 0.1, 0.4, -0.3])
     slope = gains._moved(weight, x, at, here)[1]
-    for k in range(4):
-        step = 1e-5 * (np.arange(4) == k)
+    for k in range(6):
+        step = 1e-5 * (np.arange(6) == k)
         ahead, behind = (gains._moved(weight, x, at + s, here)[0].sum(axis=1) for s in (step, -step))
         assert slope[:, k] == pytest.approx((ahead - behind) / 2e-5, abs=1e-6)
 

@@ -44,6 +44,9 @@ CONTRACT = "tests/contract/test_learners.py"
 SAMPLER = "tests/oracle/test_sampler.py"
 PIPELINE = "tests/unit/test_pipeline_more.py"
 STAGES = "tests/unit/test_pipeline_stages_more.py"
+CONFIGURED = "tests/unit/test_pipeline_rewards.py"
+REWARDS_CONFIG = "tests/unit/test_rewards_config.py"
+ANYWHERE = "tests/unit/test_reward_anywhere.py"
 CROSS = "tests/unit/test_cross_validation.py"
 LINEAR = "tests/by_hand/test_linear_rewards.py"
 PLANTED = "tests/planted/test_diagnoses.py::test_over_optimisation"
@@ -334,6 +337,8 @@ _TEACHING = (
     ("choice-of-pairs-not-undone", "mismatch/reward_model/gains.py", "excess / pairs.probability / others[", "excess / others[", (GAINS,)),
     ("pairs-where-models-agree", "mismatch/reward_model/gains.py", "total**2 / count if len(score) > 1 else 0.0", "0.0", (GAINS,)),
     ("tilted-against-itself", "mismatch/reward_model/gains.py", "sum(axis=1) / (len(u) - 1)\n        steep", "sum(axis=1) / len(u)\n        steep", (GAINS,)),
+    ("every-doubt-believed", "mismatch/reward_model/gains.py", "share=max(0.0, 1 - noise / size)", "share=1.0", (GAINS,)),
+    ("weights-left-out-of-the-utility", "mismatch/reward_model/gains.py", "        _scaled(weight, here),\n", "", (GAINS,)),
     ("labels-turned-with-their-pair", "mismatch/reward_model/samples.py", 'np.where(turned, 1 - found["outcome"], found["outcome"])', 'found["outcome"]', (TEACHING,)),
     ("unjudged-pairs-forgotten", "mismatch/reward_model/samples.py", 'found["probability"] *= judged.mean()', "pass", (TEACHING,)),
     ("variance-between-prompts-too", "mismatch/reward_model/teaching.py", "np.stack([inside, np.ones", "np.stack([np.nanvar(score) + 0 * inside, np.ones", (TEACHING,)),
@@ -360,7 +365,20 @@ _PROBES = (
     ("half-is-a-third", "evaluation/perturbations.py", "words[(len(words) + 1) // 2 - 1]", "words[(len(words) + 1) // 3 - 1]", (COPIES,)),
 )  # fmt: skip
 
+_CONFIGURED = (
+    ("every-member-reads-in-its-own-order", "pipeline/members.py", 'own / "order" if differ in ("order", "pretraining") else', 'own / "order" if differ else', (CONFIGURED,)),
+    ("members-of-one-head", "pipeline/members.py", 'own / "head" if differ in ("head", "pretraining") else', 'own / "head" if not differ else', (CONFIGURED,)),
+    ("calibration-judged-on-its-own-pairs", "pipeline/calibrate.py", 'shuffled(delta[~held], key / "order")', 'shuffled(delta[held], key / "order")', (CONFIGURED,)),
+    ("chance-of-the-other-reply", "pipeline/calibrate.py", "np.column_stack([chances, 1 - chances])", "np.column_stack([chances, chances])", (CONFIGURED,)),
+    ("first-proxies-mixed", "pipeline/preferences.py", 'alike = all(arm.reward.kind in ("learned", "gold") for arm in context.config.arms)', "alike = True", (CONFIGURED,)),
+    ("answers-not-asked-for", "pipeline/sources.py", "            if lacking:\n", "            if False:\n", (CONFIGURED,)),
+    ("weights-of-a-sum-lost", "rewards/kinds/sum.py", "[(p.weight, sources.build(p.reward)) for p in self.parts]", "[(1.0, sources.build(p.reward)) for p in self.parts]", (REWARDS_CONFIG,)),
+    ("eos-read-where-padding-is-eos", "models/reward.py", "replies if self.reads_eos else [replace(r, finished=False) for r in replies]", "replies", (ANYWHERE,)),
+    ("head-frozen-beside-the-adapter", "models/reward_adapter.py", "reward.head.requires_grad_(True)", "reward.head.requires_grad_(False)", (ANYWHERE,)),
+)  # fmt: skip
+
 _ALL = (
+    *_CONFIGURED,
     *_PROBES,
     *_CEILING,
     *_DENSE,

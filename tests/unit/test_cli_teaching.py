@@ -89,7 +89,7 @@ def test_policies_are_sampled_scored_and_asked_about(tmp_path: Path, files: dict
     )
     document = json.loads((tmp_path / "again" / "report.json").read_text())
     gains = {d["arm"]: {e["name"]: e["value"] for e in d["estimates"]} for d in document["diagnoses"] if d["name"] == "predicted_gain"}
-    assert gains["rm2"]["gain_over rm1"] == pytest.approx(gains["rm2"]["gain"] - gains["rm1"]["gain"])
+    assert gains["rm2"]["gain_over rm1"] == pytest.approx(gains["rm2"]["gain_robust"] - gains["rm1"]["gain_robust"])
     # scored again by the same models, the same scores
     pd.testing.assert_frame_equal(pd.read_parquet(again["samples"]), table)
     for page in ("index.html", "report.md"):

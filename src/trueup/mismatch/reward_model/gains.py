@@ -7,10 +7,13 @@ The gain is the chance that a reply of the moved reference beats another reply o
 
 1. counted: the sum over the compared pairs, each divided by the probability with which it was chosen. Without bias, with much noise.
 2. modelled: P(i beats j) = sigmoid(u_i - u_j), with the utility u a logistic regression of the outcomes on the mean score of all models,
-   the score of each, and named features; the data choose the width of the prior of each of the three (`stats.ridge_logistic`).
-   With little noise: all models and prompts share the comparisons. With a bias where no column can say what annotators want.
-3. combined: modelled, plus the share of the counted correction (doubly robust, utilities fitted on other prompts) that noise does not
-   explain, after James and Stein (1961), apart for the mean of all models and for their differences.
+   the score of each, the weight w of each, and named features; the data choose the width of the prior of each of these four
+   (`stats.ridge_logistic`). With little noise: all models and prompts share the comparisons. With a bias towards each other where few
+   comparisons must tell many models apart, or where no column can say what annotators want.
+3. robust: modelled by utilities fitted on other prompts, plus the counted sum of what they leave unexplained (doubly robust). Without the
+   bias; hardly less noise than counted. Its intervals of differences hold what they claim.
+4. combined: modelled, plus the share of its gap to robust that noise does not explain, after James and Stein (1961), apart for the mean
+   of all models and for their differences. To order models by.
 
 Pairs to have compared are best those on whose weights the models disagree: the variance of the counted difference of two models is
 least where the probability of a pair is in proportion to the difference of theirs in w_i - w_j.
@@ -24,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
+from scipy.stats import chi2
 
 from trueup.core.rng import Key
 from trueup.stats.bootstrap import DRAWS, LEVEL, Array, cluster_weights, make_estimate
@@ -39,7 +43,9 @@ BETA = 0.5
 FLOOR = 0.2
 """Share of the budget spent on all pairs alike, so that no pair weighs too much when models or betas are other ones later."""
 FOLDS = 5
-METHODS = ("counted", "modelled", "combined")
+IMPLAUSIBLE = 0.1
+"""Chance below which so little doubt would be seen, were it larger in truth."""
+METHODS = ("counted", "modelled", "robust", "combined")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +139,7 @@ def predicted_gains(weight: Array, score: Array, features: Array, compared: Comp
     here = ~np.isnan(score[0])
     others = here.sum(axis=1) - 1.0
     prompts = int((others > 0).sum())
-    x, group = columns_of(score, features)
+    x, group = columns_of(score, features, weight)
     fit = fit_by_evidence(_differences(x, compared), compared.outcome, group)
     modelled, slope = _moved(weight, x, fit.coefficient, here)
     apart, chance = _held_out(weight, x, here, compared, fit, group, key)
@@ -141,25 +147,37 @@ def predicted_gains(weight: Array, score: Array, features: Array, compared: Comp
     correction = _counted(weight, compared, compared.outcome - chance, others)
     robust = apart + correction
     doubt = robust.sum(1) / prompts - modelled.sum(1) / prompts
-    shares = (_trust(doubt.mean()[None], correction.mean(0)[None]), _trust(doubt - doubt.mean(), correction - correction.mean(0)))
+    trusts = (
+        _trust(doubt.mean()[None], correction.mean(0)[None], 1),
+        _trust(doubt - doubt.mean(), correction - correction.mean(0), len(doubt) - 1),
+    )
 
     resampled = cluster_weights(weight.shape[1], draws, key / "prompts") / prompts
     noise = (key / "utility").generator().standard_normal((draws, len(group))) @ np.linalg.cholesky(fit.covariance).T
     drawn = {"counted": resampled @ counted.T, "modelled": resampled @ modelled.T + noise @ (slope / prompts).T}
-    drawn["combined"] = _joined(drawn["modelled"], resampled @ robust.T, shares)
+    drawn["robust"] = resampled @ robust.T
+    drawn["combined"] = (
+        drawn["modelled"] + _believed(doubt, trusts) + _believed(resampled @ (robust - modelled).T - doubt, trusts, spread=True)
+    )
     value = {"counted": counted.sum(1) / prompts, "modelled": modelled.sum(1) / prompts}
-    value["combined"] = _joined(value["modelled"], robust.sum(1) / prompts, shares)
+    value["robust"] = robust.sum(1) / prompts
+    value["combined"] = value["modelled"] + _believed(doubt, trusts)
     return Gains(value=value, draws=drawn, prompts=prompts)
 
 
-def columns_of(score: Array, features: Array) -> tuple[Array, Ints]:
+def columns_of(score: Array, features: Array, weight: Array) -> tuple[Array, Ints]:
     """What utilities may depend on: [D, P, K] columns, centred within prompts and scaled, 0 where there is no reply; [D] their groups.
 
     The mean score of all models is a group, the scores are one, the features are one. Columns that never differ are left out.
     """
     here = ~np.isnan(score[0])
     own = _scaled(score, here)
-    parts = [_scaled(own.mean(axis=0, keepdims=True), here), own if len(own) > 1 else own[:0], _scaled(features, here)]
+    parts = [
+        _scaled(own.mean(axis=0, keepdims=True), here),
+        own if len(own) > 1 else own[:0],
+        _scaled(weight, here),
+        _scaled(features, here),
+    ]
     parts = [part for part in parts if len(part)]
     if not parts:
         raise ValueError("no score differs within any prompt")
@@ -222,16 +240,28 @@ def _counted(weight: Array, pairs: Chosen, excess: Array, others: Array) -> Arra
     return found
 
 
-def _trust(doubt: Array, rows: Array) -> float:
-    """Share of ``doubt`` [M] that noise does not explain, from the terms [M, P] whose mean over prompts it is."""
-    prompts = rows.shape[1]
-    noise = ((rows - rows.mean(axis=1, keepdims=True)) ** 2).sum() / (prompts * max(prompts - 1, 1))
-    size = float((doubt**2).sum())
-    return 0.0 if size == 0 else max(0.0, 1 - float(noise) / size)
+@dataclass(frozen=True, kw_only=True)
+class _Trust:
+    """In the doubt that comparisons cast on modelled gains."""
+
+    share: float
+    """That noise does not explain."""
+    spread: float
+    """Of the doubt's noise that stays: the root of the greatest share that is not implausible."""
 
 
-def _joined(modelled: Array, robust: Array, shares: tuple[float, float]) -> Array:
-    """[..., M] modelled plus a share of the doubt of all models, and of that of each."""
-    doubt = robust - modelled
+def _trust(doubt: Array, rows: Array, freedom: int) -> _Trust:
+    """Trust in ``doubt`` [M], which has ``freedom`` independent parts, from the terms [M, P] whose mean over prompts it is."""
+    prompts, size = rows.shape[1], float((doubt**2).sum())
+    noise = float(((rows - rows.mean(axis=1, keepdims=True)) ** 2).sum()) / (prompts * max(prompts - 1, 1))
+    if freedom == 0 or size == 0:
+        return _Trust(share=0.0, spread=0.0)
+    least = float(chi2.ppf(IMPLAUSIBLE, freedom)) / freedom
+    return _Trust(share=max(0.0, 1 - noise / size), spread=float(np.sqrt(max(0.0, 1 - least * noise / size))))
+
+
+def _believed(doubt: Array, trusts: tuple[_Trust, _Trust], *, spread: bool = False) -> Array:
+    """[..., M] what is kept of the doubt of all models, and of that of each; with ``spread`` of its noise."""
+    of_all, of_each = (max(t.spread, t.share) if spread else t.share for t in trusts)
     whole = doubt.mean(axis=-1, keepdims=True)
-    return np.asarray(modelled + shares[0] * whole + shares[1] * (doubt - whole))
+    return np.asarray(of_all * whole + of_each * (doubt - whole))

@@ -30,8 +30,9 @@ def pooled_gains(
         level: coverage of the intervals.
 
     Returns:
-        model -> ``gain`` (combined), ``gain_modelled``, ``gain_counted``, and for all but the first model ``gain_over MODEL``, the
-        difference to the first; win rates against the reference less 1/2. Empty where too little is known.
+        model -> ``gain`` (combined), ``gain_robust``, ``gain_modelled``, ``gain_counted``, and for all but the first model
+        ``gain_over MODEL``, the robust difference to the first; win rates against the reference less 1/2. Empty where too little is
+        known.
     """
     if samples.empty or comparisons.empty:
         return {}
@@ -46,9 +47,9 @@ def pooled_gains(
     gains = predicted_gains(tilt(score, beta), score, columns, compared, key)
     found = {}
     for m, name in enumerate(grids):
-        names = {"combined": "gain", "modelled": "gain_modelled", "counted": "gain_counted"}
-        own = [gains.estimate(m, method, names[method], level) for method in ("combined", "modelled", "counted")]
-        over = [gains.difference(m, 0, name=f"gain_over {next(iter(grids))}")] if m else []
+        names = {"combined": "gain", "robust": "gain_robust", "modelled": "gain_modelled", "counted": "gain_counted"}
+        own = [gains.estimate(m, method, name, level) for method, name in names.items()]
+        over = [gains.difference(m, 0, "robust", f"gain_over {next(iter(grids))}")] if m else []
         found[name] = (*own, *over)
     return found
 
@@ -72,6 +73,7 @@ QUESTION = Question(
     title="Predicted gain",
     ask="Will optimising it make replies better, as far as comparisons can say?",
     lede="Win rate against the reference, less one half, of the reference tilted towards the score. Counted: from the pairs alone. "
-    "Modelled: by a utility that is fitted to the comparisons on the scores of all models and named features. Gain: both combined.",
+    "Modelled: by a utility that is fitted to the comparisons on the scores of all models and named features. Robust: modelled, and "
+    "corrected by the pairs, as is the difference to the first model. Gain: with what of that correction is no noise; order models by it.",
     answer=answer,
 )
