@@ -1,4 +1,4 @@
-"""A run of ensembles, averages and shaped rewards, stopped in each kind of stage: it must end as if nothing had happened."""
+"""A run of ensembles, averages and shaped rewards, stopped in each kind of stage: it must end as if nothing happened."""
 
 from __future__ import annotations
 

@@ -366,12 +366,12 @@ _PROBES = (
 )  # fmt: skip
 
 _CONFIGURED = (
-    ("every-member-reads-in-its-own-order", "pipeline/members.py", 'own / "order" if differ in ("order", "pretraining") else', 'own / "order" if differ else', (CONFIGURED,)),
-    ("members-of-one-head", "pipeline/members.py", 'own / "head" if differ in ("head", "pretraining") else', 'own / "head" if not differ else', (CONFIGURED,)),
-    ("calibration-judged-on-its-own-pairs", "pipeline/calibrate.py", 'shuffled(delta[~held], key / "order")', 'shuffled(delta[held], key / "order")', (CONFIGURED,)),
-    ("chance-of-the-other-reply", "pipeline/calibrate.py", "np.column_stack([chances, 1 - chances])", "np.column_stack([chances, chances])", (CONFIGURED,)),
+    ("every-member-reads-in-its-own-order", "pipeline/members.py", 'own / "order" if differ in ("order", "pretraining") else', 'own / "order" if differ else', (f"{CONFIGURED}::test_members_differ_in_what_they_should",)),
+    ("members-of-one-head", "pipeline/members.py", 'own / "head" if differ in ("head", "pretraining") else', 'own / "head" if not differ else', (f"{CONFIGURED}::test_members_differ_in_what_they_should",)),
+    ("calibration-judged-on-its-own-pairs", "pipeline/calibrate.py", 'shuffled(delta[~held], key / "order")', 'shuffled(delta[held], key / "order")', (f"{CONFIGURED}::test_a_claimed_chance_comes_from_other_prompts",)),
+    ("chance-of-the-other-reply", "pipeline/calibrate.py", "np.column_stack([chances, 1 - chances])", "np.column_stack([chances, chances])", (f"{CONFIGURED}::test_a_calibration_is_kept_and_written_beside_the_scores",)),
     ("first-proxies-mixed", "pipeline/preferences.py", 'alike = all(arm.reward.kind in ("learned", "gold") for arm in context.config.arms)', "alike = True", (CONFIGURED,)),
-    ("answers-not-asked-for", "pipeline/sources.py", "            if lacking:\n", "            if False:\n", (CONFIGURED,)),
+    ("answers-not-asked-for", "pipeline/sources.py", "            if lacking:\n", "            if False:\n", (f"{CONFIGURED}::test_prompts_without_answers_are_named_before_anything_is_trained",)),
     ("weights-of-a-sum-lost", "rewards/kinds/sum.py", "[(p.weight, sources.build(p.reward)) for p in self.parts]", "[(1.0, sources.build(p.reward)) for p in self.parts]", (REWARDS_CONFIG,)),
     ("eos-read-where-padding-is-eos", "models/reward.py", "replies if self.reads_eos else [replace(r, finished=False) for r in replies]", "replies", (ANYWHERE,)),
     ("head-frozen-beside-the-adapter", "models/reward_adapter.py", "reward.head.requires_grad_(True)", "reward.head.requires_grad_(False)", (ANYWHERE,)),
