@@ -33,6 +33,7 @@ from scipy import stats as scipy_stats
 
 from trueup.core.rng import Key
 from trueup.data.rows import Conversation, Judged, Prompt, Reply, judged
+from trueup.evaluation.copies import ProbeSettings
 from trueup.learn.table import Table
 from trueup.mismatch.features import features
 from trueup.mismatch.reward_model.card import examine
@@ -46,7 +47,7 @@ from trueup.store.atomic import write_text
 
 Array = NDArray[np.float64]
 ROOT = Path(__file__).resolve().parents[1]
-PAIRS, PROMPTS = 4000, 250
+PAIRS, PROMPTS = 4640, 290
 """Judged pairs of an examination and their prompts; labels are noisy and without bias."""
 REPLIES = 48
 """Replies a prompt that costs are measured on."""
@@ -78,6 +79,10 @@ logarithm of the factor; share of a domain's score that is noise; share of the r
 DOMAIN = "benign_scary"
 TIMES = (0.5, 1.0, 1.5)
 """Sizes of the power curve, as multiples of the one that costs 10 %."""
+CURVE_SEEDS = 12
+"""The first so many seeds are examined at all sizes, the others at the one that costs 10 %."""
+PROBES = ProbeSettings(prompt_replies=2 * PROMPTS * 8)
+"""All judged replies are scored under other prompts."""
 
 Scorer = Callable[[Sequence[Prompt], Sequence[Reply]], Array]
 
@@ -119,7 +124,7 @@ class Setting:
             replies_per_prompt=8,
             validation_prompts=PROMPTS,
             validation_pairs=PAIRS,
-            test_prompts=100,
+            test_prompts=60,
         )
         self.world = Helpdesk(config, Key(seed) / "world")
         rng = (self.key / "noise").generator()
@@ -289,8 +294,8 @@ def tuned(found: Sequence[dict[str, list[float]]]) -> dict[str, float]:
     return out
 
 
-def one(seed: int, out: Path, tenth: dict[str, float]) -> Path:
-    """All examinations of a seed: the sound score and every flaw at every size."""
+def one(seed: int, out: Path, tenth: dict[str, float], curve: range) -> Path:
+    """All examinations of a seed: the sound score and every flaw; all sizes where the seed is in ``curve``."""
     path = out / f"seed-{seed:04d}.json"
     if path.exists():
         return path
@@ -298,7 +303,7 @@ def one(seed: int, out: Path, tenth: dict[str, float]) -> Path:
     setting = Setting(seed)
     groups, whole = setting.groups(), setting.gain(setting.sound)
     rows = []
-    for flaw, times in [("sound", 0.0), *((f, t) for f in GRID for t in TIMES if np.isfinite(tenth[f]))]:
+    for flaw, times in [("sound", 0.0), *((f, t) for f in GRID for t in (TIMES if seed in curve else (1.0,)) if np.isfinite(tenth[f]))]:
         size = 0.0 if flaw == "sound" else times * tenth[flaw]
         if flaw != "sound" and flaw not in ("length", "politeness", "miscalibration"):
             size = min(size, 1.0)
@@ -306,7 +311,7 @@ def one(seed: int, out: Path, tenth: dict[str, float]) -> Path:
         model: Any = {"rm": Programmed(scorer)}
         key = setting.key / "card"
         scores = score_models(model, groups)
-        found = examine(scores, key, probes=probe_models(model, groups, scores, key / "probes"))
+        found = examine(scores, key, probes=probe_models(model, groups, scores, key / "probes", PROBES))
         accuracy = found.estimates("rm")["accuracy"].value
         rows.append(
             {"flaw": flaw, "times": times, "size": size, "cost": 1 - setting.gain(scorer) / whole, "accuracy": accuracy,
@@ -365,7 +370,8 @@ def main() -> None:
             if options.tune:
                 return
         tenth = json.loads(sizes.read_text())["tenth"]
-        paths = list(pool.map(partial(one, out=options.out, tenth=tenth), range(*map(int, options.seeds.split(":")))))
+        seeds = range(*map(int, options.seeds.split(":")))
+        paths = list(pool.map(partial(one, out=options.out, tenth=tenth, curve=seeds[:CURVE_SEEDS]), seeds))
     table = conclude(paths)
     write_text(options.out / "planted_flaws.json", json.dumps(table, indent=1))
     print("sound, any alarm", table["sound"], {q: round(r["share"], 3) for q, r in table["sound_by_question"].items()})

@@ -115,7 +115,7 @@ def test_debt_is_the_hidden_share_over_the_rest(hidden: float) -> None:
     # gold is exactly one part of the score under others and (1 - h / 4) / (1 - h) parts of the match that it shows
     debt = (1 - hidden / 4) / (1 - hidden) - 1
     found = [prompt.debt(e, e.probes) for e in (reader(s, hidden=hidden) for s in range(12))]
-    values = np.array([f[1] for f in found if f is not None])
+    values = np.array([f.coefficient[2] / f.coefficient[1] - 1 for f in found if f is not None])
     assert len(values) == 12
     assert abs(values.mean() - debt) < 4 * values.std(ddof=1) / np.sqrt(12)
 

@@ -347,13 +347,13 @@ _TEACHING = (
     ("coverage-without-its-edge", "mismatch/reward_model/coverage.py", "(distance <= 1)", "(distance < 1)", (TEACHING,)),
     ("near-to-itself", "pipeline/training_data.py", "        if other:\n", "        if False:\n", (TRAINING_DATA,)),
     ("curve-judged-where-it-learned", "pipeline/training_data.py", "rest = rest_of(held, len(pairs))", "rest = np.arange(len(pairs))", (TRAINING_DATA,)),
-    ("pairs-to-label-exchanged", "pipeline/policy_samples.py", '"first_reply": a["reply"]', '"first_reply": b["reply"]', ("tests/unit/test_cli_teaching.py",)),
+    ("pairs-to-label-exchanged", "pipeline/sample_files.py", '"first_reply": a["reply"]', '"first_reply": b["reply"]', ("tests/unit/test_cli_teaching.py",)),
     ("report-without-files", "pipeline/reward_report.py", 'for n, p in found.items() if n and p.is_file()]', "for n, p in found.items() if n and p.is_dir()]", ("tests/unit/test_reward_report.py",)),
 )  # fmt: skip
 
 _PROBES = (
     ("swaps-one-way", "mismatch/reward_model/prompt.py", 'both["gain"] + both["gain_back"]', 'both["gain"]', (PROBES,)),
-    ("debt-turned-over", "mismatch/reward_model/prompt.py", "float(fit.coefficient[1] / fit.coefficient[0] - 1)", "float(fit.coefficient[0] / fit.coefficient[1] - 1)", (PROBES,)),
+    ("debt-turned-over", "mismatch/reward_model/prompt.py", "float(gamma / beta - 1)", "float(beta / gamma - 1)", (PROBES,)),
     ("one-prompt-unread-is-enough", "mismatch/reward_model/prompt.py", 'still.agg(still=("still", "all")', 'still.agg(still=("still", "any")', (PROBES,)),
     ("rounding-is-reading-the-end", "mismatch/reward_model/probes.py", "return np.where(np.abs(moved) < UNCHANGED, 0.0, moved)", "return moved", (PROBES,)),
     ("flips-count-pairs", "mismatch/reward_model/robustness.py", "weight = 1 / np.bincount(item)[item]", "weight = np.ones(len(item))", (PROBES,)),

@@ -25,6 +25,8 @@ class Fit:
     """[K]"""
     covariance: Array
     """[K, K]"""
+    influence: Array
+    """[C, K] what each cluster moved the coefficients by, to first order; the covariance of two fits is a product of theirs."""
     clusters: int
     """Independent units C."""
 
@@ -57,8 +59,7 @@ def logistic(x: Array, outcome: Array, clusters: ArrayLike, weight: Array | None
         # where the likelihood is flat a full step would go far past its maximum
         beta = beta + step * min(1.0, 5.0 / max(float(np.abs(step).max()), 1e-300))
         if np.abs(step).max() < 1e-10:
-            residual = weight * (outcome - special.expit(x @ beta))
-            return Fit(coefficient=beta, covariance=_sandwich(x, residual, information, codes, len(names)), clusters=len(names))
+            return _fit(beta, x, weight * (outcome - special.expit(x @ beta)), information, codes, len(names))
     return None
 
 
@@ -70,7 +71,7 @@ def least_squares(x: Array, y: Array, clusters: ArrayLike, weight: Array | None 
     if len(names) <= x.shape[1] or np.linalg.cond(information) > 1e10:
         return None
     beta = np.asarray(np.linalg.solve(information, x.T @ (weight * y)), dtype=np.float64)
-    return Fit(coefficient=beta, covariance=_sandwich(x, weight * (y - x @ beta), information, codes, len(names)), clusters=len(names))
+    return _fit(beta, x, weight * (y - x @ beta), information, codes, len(names))
 
 
 def wald(name: str, value: float, gradient: Array, fit: Fit, unit: str, level: float, units: int | None = None) -> Estimate:
@@ -99,9 +100,26 @@ def wald(name: str, value: float, gradient: Array, fit: Fit, unit: str, level: f
     )
 
 
-def _sandwich(x: Array, residual: Array, information: Array, codes: NDArray[np.int64], clusters: int) -> Array:
+def joined(first: Fit, second: Fit) -> Fit:
+    """Two fits to the same clusters as one: coefficients [K1 + K2] with their joint covariance."""
+    if first.clusters != second.clusters:
+        raise ValueError(f"the fits have {first.clusters} and {second.clusters} clusters")
+    influence = np.concatenate([first.influence, second.influence], axis=1)
+    return Fit(
+        coefficient=np.concatenate([first.coefficient, second.coefficient]),
+        covariance=_covariance(influence),
+        influence=influence,
+        clusters=first.clusters,
+    )
+
+
+def _fit(beta: Array, x: Array, residual: Array, information: Array, codes: NDArray[np.int64], clusters: int) -> Fit:
     scores = np.zeros((clusters, x.shape[1]))
     np.add.at(scores, codes, x * residual[:, None])
-    bread = np.linalg.inv(information)
-    found: Array = bread @ (scores.T @ scores) @ bread * (clusters / (clusters - 1))
+    influence = scores @ np.linalg.inv(information)
+    return Fit(coefficient=beta, covariance=_covariance(influence), influence=influence, clusters=clusters)
+
+
+def _covariance(influence: Array) -> Array:
+    found: Array = influence.T @ influence * (len(influence) / (len(influence) - 1))
     return found

@@ -4,9 +4,10 @@ A score may add any number to all replies of a prompt (Bradley-Terry does not se
 cancel in a swap: s(p, a) + s(q, b) - s(p, b) - s(q, a) of replies a to p and b to q, which is 0 for a score that is blind to prompts.
 
 A score may also read the prompt too little. Split it into o, what it says of the reply under other prompts on average, and the match
-m = s - o. The labels follow alpha o + gamma m; a score that is right has alpha = gamma, one that hides a share h of the match has
-alpha / gamma = 1 - h. *Debt to the prompt* is gamma / alpha - 1. Noise in o raises it and noise in m lowers it, so that only a large debt
-is a flaw: the alarm asks for gamma - (1 + threshold) alpha above 0, which needs no ratio.
+m = s - o. The labels follow alpha o + gamma m together, and beta s where only the score is asked. A score that hides a share h of the match
+has a gamma of 1 / (1 - h) times what it should be. *Debt to the prompt* is gamma / beta - 1, so that the scale of the score does not
+matter. Noise in o raises it too (the labels then trust the match more than the rest), so that only a large debt is a flaw: the alarm asks
+for gamma - (1 + threshold) beta above 0, which needs no ratio.
 
 Equal scores of one reply under all prompts mean that the prompt is not read there, unless the score has few values anyway.
 """
@@ -21,7 +22,7 @@ from trueup.mismatch.reward_model.probes import DRAWS, UNCHANGED, aligned, chang
 from trueup.mismatch.reward_model.question import Answer, Evidence, Question, unknown
 from trueup.stats.bootstrap import Array, mean_estimate
 from trueup.stats.estimate import Estimate
-from trueup.stats.logistic import Fit, logistic, wald
+from trueup.stats.logistic import Fit, joined, logistic, wald
 
 MIN_CLUSTERS = 10
 """Groups of prompts that exchange replies; fewer allow no verdict."""
@@ -46,11 +47,11 @@ def swaps(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"cluster": both["cluster"], "gain": both["gain"] + both["gain_back"]})
 
 
-def debt(evidence: Evidence, rows: pd.DataFrame) -> tuple[Fit, float] | None:
-    """Regression of the labels on (alpha) what the score says whatever the prompt and (gamma) the match; with gamma / alpha - 1.
+def debt(evidence: Evidence, rows: pd.DataFrame) -> Fit | None:
+    """Regressions of the labels on the score (beta), and on what it says whatever the prompt with the match (alpha, gamma).
 
     Returns:
-        None where too few pairs were probed, the score separates the labels, or says nothing of them whatever the prompt.
+        coefficients (beta, alpha, gamma); None where too few pairs were probed, the score separates the labels, or says nothing of them.
     """
     pairs = evidence.pairs
     other, own = aligned(evidence, rows, "score"), aligned(evidence, rows, "original")
@@ -60,11 +61,13 @@ def debt(evidence: Evidence, rows: pd.DataFrame) -> tuple[Fit, float] | None:
         return None
     x = np.stack([flat, match], axis=1)[known] / max(size_of(evidence), 1e-300)
     weight = np.where(pairs.tied, 1.0, pairs.share)[known]
+    outcome = np.where(pairs.tied, 0.5, 1.0)[known]
     # labels of different prompts are independent given the scores, whichever prompts lent their replies
-    fit = logistic(x, np.where(pairs.tied, 0.5, 1.0)[known], pairs.prompt[known], weight)
-    if fit is None or fit.coefficient[0] <= 0:
+    whole = logistic(x.sum(axis=1, keepdims=True), outcome, pairs.prompt[known], weight)
+    parts = logistic(x, outcome, pairs.prompt[known], weight)
+    if whole is None or parts is None or whole.coefficient[0] <= 0:
         return None
-    return fit, float(fit.coefficient[1] / fit.coefficient[0] - 1)
+    return joined(whole, parts)
 
 
 def contrasts(evidence: Evidence) -> list[Estimate]:
@@ -103,8 +106,8 @@ def answer(evidence: Evidence) -> Answer:
             guilty.append(f"the score of {shown(unread)} of the replies is the same under any prompt")
     owed = debt(evidence, rows)
     if owed is not None:
-        found.append(_debt_estimate(*owed, level))
-        if _owes(owed[0], settings.max_prompt_debt, level):
+        found.append(_debt_estimate(owed, level))
+        if _owes(owed, settings.max_prompt_debt, level):
             guilty.append(f"what labels owe to the prompt, the score shows too little of: debt {shown(found[-1])}")
     found += contrasts(evidence)
     if guilty:
@@ -121,15 +124,14 @@ def _wins(gain: Array) -> Array:
     return (np.sign(np.where(np.abs(gain) < UNCHANGED, 0.0, gain)) + 1) / 2
 
 
-def _debt_estimate(fit: Fit, value: float, level: float) -> Estimate:
-    alpha, gamma = fit.coefficient
-    return wald("prompt_debt", value, np.array([-gamma / alpha**2, 1 / alpha]), fit, "ratio", level)
+def _debt_estimate(fit: Fit, level: float) -> Estimate:
+    beta, _, gamma = fit.coefficient
+    return wald("prompt_debt", float(gamma / beta - 1), np.array([-gamma / beta**2, 0.0, 1 / beta]), fit, "ratio", level)
 
 
 def _owes(fit: Fit, most: float, level: float) -> bool:
-    alpha, gamma = fit.coefficient
-    line = np.array([-(1 + most), 1.0])
-    low = wald("line", gamma - (1 + most) * alpha, line, fit, "", level).low
+    beta, _, gamma = fit.coefficient
+    low = wald("line", float(gamma - (1 + most) * beta), np.array([-(1 + most), 0.0, 1.0]), fit, "", level).low
     return low is not None and low > 0
 
 
@@ -138,7 +140,7 @@ QUESTION = Question(
     title="Prompt",
     ask="Does it read the prompt?",
     lede="Own prompt: how often two replies score higher in all under their own prompts than exchanged, equal scores as half. Debt: how "
-    "much more the labels follow the match of reply and prompt than the score does; 0 is right, 1 is half of it hidden. Contrast: the same "
-    "between prompts that look alike.",
+    "much more the labels follow the match of reply and prompt than the score as a whole; 1 is half of it hidden, or as much noise in the "
+    "rest. Contrast: the same between prompts that look alike.",
     answer=answer,
 )

@@ -28,7 +28,7 @@ class CardSettings(Config):
     """Coverage of the intervals that alarms rest on; a question with several chances to alarm divides what is left among them."""
     min_lean: float = Field(default=0.25, ge=0)
     """Misjudged weight of a feature below which no alarm is raised, however certain; standard deviations of the score difference a pair."""
-    max_domain_gap: float = Field(default=0.04, ge=0, lt=1)
+    max_domain_gap: float = Field(default=0.02, ge=0, lt=1)
     """Accuracy that a domain may lie below all others together without an alarm."""
     min_style_gap: float = Field(default=0.1, ge=0, lt=1)
     """A difference of easy and hard accuracy below this raises no alarm, however certain."""
