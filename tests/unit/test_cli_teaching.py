@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +193,13 @@ def test_what_is_not_stated_is_said_to_be(tmp_path: Path, files: dict[str, str],
     (Path(files["rm1"]) / REPORT_FILE).write_text("{")
     assert invoke(["reward", "evaluate", "--reward-model", files["rm1"], "--data", files["data"], "--out", str(tmp_path / "bad")]) == 2
     assert f"{REPORT_FILE}: is no JSON" in " ".join(capfd.readouterr().err.split())
+
+
+def test_files_of_scores_and_samples_need_no_torch(tmp_path: Path) -> None:
+    scores = [{"model": "m", "item": f"i{i}", "prompt_id": f"p{i}", "reply": j, "rating": j, "score": j} for i in range(3) for j in (0, 1)]
+    samples = [{"model": "m", "policy": "reference", "prompt_id": f"p{i}", "sample": j, "score": i * j} for i in range(3) for j in (0, 1)]
+    words = ["reward", "evaluate", "--scores", str(lines(tmp_path / "scores.jsonl", scores))]
+    words += ["--samples-file", str(lines(tmp_path / "samples.jsonl", samples)), "--ask", "2", "--out", str(tmp_path / "card")]
+    code = f"import sys\nfrom trueup.cli.main import invoke\nassert invoke({words!r}) == 0\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert (tmp_path / "card" / "comparisons-to-label.jsonl").exists()

@@ -100,7 +100,6 @@ def evaluate(
 def _examined(output: Output, out: Path, seed: int, made: _Made, known: Taught, agreement: float | None) -> None:
     from trueup.core.rng import Key
     from trueup.mismatch.reward_model.card import examine
-    from trueup.pipeline.reward_report import shown_report
     from trueup.report.card import facts_of, write_card
     from trueup.store.files import write_frame
     from trueup.store.manifest import environment
@@ -111,12 +110,11 @@ def _examined(output: Output, out: Path, seed: int, made: _Made, known: Taught, 
     )  # fmt: skip
     around = environment()
     more = {"seed": seed, "trueup": around["trueup"], "commit": around["commit"] or "none"}
-    reports = {m["name"]: shown_report(m["path"]) for m in made.models if "path" in m}
     tables = {name: table for name, table in (("scores", made.scores), ("probes", made.probes)) if not table.empty}
     for name, table in tables.items():
         write_frame(out / f"{name}.parquet", table)
     written = {**{name: str(out / f"{name}.parquet") for name in tables}, **known.write(out)}
-    paths = write_card(out, found, facts_of(made.models, [*made.sources, *known.sources], more), reports)
+    paths = write_card(out, found, facts_of(made.models, [*made.sources, *known.sources], more), _reports(made.models))
     places = {"html": str(paths.html), "json": str(paths.json), "markdown": str(paths.markdown)}
     verdicts = [{"model": d.arm, "question": d.name, "verdict": d.verdict, "rule": d.rule} for d in found.diagnoses]
     lines = [f"{v['model']}: {v['question']}: {v['verdict']}. {v['rule']}" for v in verdicts]
@@ -124,6 +122,16 @@ def _examined(output: Output, out: Path, seed: int, made: _Made, known: Taught, 
     output.result(
         {"card": places, **written, "models": list(found.models), "data": found.data, "verdicts": verdicts}, *lines, f"card {paths.html}"
     )
+
+
+def _reports(models: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """What is stated of the models that have folders."""
+    places = {m["name"]: m["path"] for m in models if "path" in m}
+    if not places:
+        return {}
+    from trueup.pipeline.reward_report import shown_report
+
+    return {name: shown_report(path) for name, path in places.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,7 +149,7 @@ def taught(asked: Teaching, loaded: Mapping[str, RewardModel], models: Sequence[
         output: where progress and what is left out are said.
     """
     from trueup.mismatch.reward_model.question import NOTHING
-    from trueup.pipeline.policy_samples import pairs_to_label, read_comparisons
+    from trueup.pipeline.sample_files import pairs_to_label, read_comparisons
     from trueup.store.files import file_sha256
 
     training = _training(asked, output)
@@ -168,24 +168,39 @@ def taught(asked: Teaching, loaded: Mapping[str, RewardModel], models: Sequence[
 def _samples(
     asked: Teaching, models: Mapping[str, RewardModel], names: Sequence[str], training: Sequence[Judged], key: Key
 ) -> pd.DataFrame:
-    from trueup.core.record import Decoding
-    from trueup.data.prompts import read_prompts
     from trueup.mismatch.reward_model.question import NOTHING
-    from trueup.models.embeddings import load_embedder
-    from trueup.pipeline.policy_samples import read_samples, read_table, sample_policies, score_samples
-    from trueup.pipeline.training_data import with_distances
+    from trueup.pipeline.sample_files import read_samples, read_table
 
-    if asked.prompts is not None:
-        decoding = Decoding(temperature=asked.temperature, top_p=1.0, max_tokens=asked.max_tokens)
-        found = score_samples(models, sample_policies(asked.policies, read_prompts(asked.prompts), asked.samples, decoding, key))
+    if asked.file is not None and not models:
+        found = read_samples(asked.file, names)
     elif asked.file is not None:
-        found = score_samples(models, read_table(asked.file), str(asked.file)) if models else read_samples(asked.file, names)
+        from trueup.pipeline.policy_samples import score_samples
+
+        found = score_samples(models, read_table(asked.file), str(asked.file))
+    elif asked.prompts is not None:
+        found = _sampled(asked, models, asked.prompts, key)
     else:
         return NOTHING
-    return with_distances(found, training, load_embedder(), key / "distances") if training else found
+    if not training:
+        return found
+    from trueup.models.embeddings import load_embedder
+    from trueup.pipeline.training_data import with_distances
+
+    return with_distances(found, training, load_embedder(), key / "distances")
+
+
+def _sampled(asked: Teaching, models: Mapping[str, RewardModel], prompts: str, key: Key) -> pd.DataFrame:
+    from trueup.core.record import Decoding
+    from trueup.data.prompts import read_prompts
+    from trueup.pipeline.policy_samples import sample_policies, score_samples
+
+    decoding = Decoding(temperature=asked.temperature, top_p=1.0, max_tokens=asked.max_tokens)
+    return score_samples(models, sample_policies(asked.policies, read_prompts(prompts), asked.samples, decoding, key))
 
 
 def _training(asked: Teaching, output: Output) -> list[Judged]:
+    if not asked.training:
+        return []
     from trueup.data.judgements import read_judged
 
     groups = []

@@ -1,4 +1,4 @@
-"""Replies of policies for an examination: sampled, scored, measured against the training data, chosen for labels.
+"""Replies of policies for an examination: sampled and scored.
 
 What the tables mean is the business of `trueup.mismatch.reward_model.samples`.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,16 +15,13 @@ from trueup.core.errors import UserError
 from trueup.core.record import Decoding
 from trueup.core.rng import Key
 from trueup.data.rows import Conversation, Prompt, Reply
-from trueup.data.source import read_rows
 from trueup.data.turns import conversation
 from trueup.mismatch.features import PREFIX, features
-from trueup.mismatch.reward_model.gains import BETA, choose_comparisons
-from trueup.mismatch.reward_model.samples import REFERENCE, REQUIRED, checked_comparisons, checked_samples, grid_of
+from trueup.mismatch.reward_model.samples import checked_samples
 from trueup.models.policy import load_policy
 from trueup.models.reward import RewardModel
 from trueup.pipeline.sampling import replies_of, write
 from trueup.rewards.learned import LearnedReward
-from trueup.stats.tilting import standardised
 
 TEXTS = ("policy", "prompt_id", "sample", "prompt", "reply")
 
@@ -92,79 +87,6 @@ def score_samples(models: Mapping[str, RewardModel], table: pd.DataFrame, where:
     replies = [Reply(text=str(text), finished=bool(ended)) for text, ended in zip(base["reply"], finished, strict=True)]
     parts = [base.assign(model=name, score=LearnedReward(m).raw(prompts, replies).tolist()) for name, m in models.items()]
     return checked_samples(pd.concat(parts, ignore_index=True), where)
-
-
-def read_table(path: str | Path) -> pd.DataFrame:
-    """Rows of a file of any format that rows are read from.
-
-    Raises:
-        UserError: missing, damaged or empty file.
-    """
-    rows = [row.values for row in read_rows(path)]
-    if not rows:
-        raise UserError("holds no rows.", where=str(path))
-    return pd.DataFrame(rows)
-
-
-def read_samples(path: str | Path, models: Sequence[str]) -> pd.DataFrame:
-    """Scored samples from a file, of the models that are examined.
-
-    Raises:
-        UserError: a table that cannot be read, or that lacks one of the models.
-    """
-    table = read_table(path)
-    if "score" not in table and {"prompt", "reply"} <= set(table.columns):
-        raise UserError(
-            f"holds texts, no scores. Give --reward-model to score them, or the columns {', '.join(REQUIRED)}.", where=str(path)
-        )
-    found = checked_samples(table, str(path))
-    known = sorted(set(found["model"]))
-    lacking = sorted(set(models) - set(known))
-    if lacking:
-        raise UserError(f"has no scores of model '{lacking[0]}', only of {', '.join(known)}.", where=str(path))
-    return found[found["model"].isin(list(models))].reset_index(drop=True)
-
-
-def read_comparisons(path: str | Path, samples: pd.DataFrame) -> pd.DataFrame:
-    """Labelled comparisons from a file; see `trueup.mismatch.reward_model.samples.checked_comparisons`."""
-    return checked_comparisons(read_table(path), samples, str(path))
-
-
-def pairs_to_label(samples: pd.DataFrame, budget: int, key: Key, beta: float = BETA) -> list[dict[str, Any]]:
-    """Pairs of reference samples to have labelled, in random order, so that any first part of them may be labelled.
-
-    Args:
-        samples: scored by all models.
-        budget: pairs.
-        key: random stream.
-        beta: strength of the KL penalty at which models are to be told apart, standard deviations of the score a nat.
-
-    Returns:
-        rows with an empty ``outcome`` to fill in: 1 where the first reply is better, 0 where the second is, 0.5 where neither.
-
-    Raises:
-        UserError: there are no samples of the reference.
-    """
-    grids = [grid_of(rows, REFERENCE) for _, rows in samples.groupby("model", sort=True)]
-    if not grids or min(grids[0].shape) == 0 or grids[0].shape[1] < 2:
-        raise UserError("there are no two samples of the reference to a prompt. Give --reference, or more --samples.", where="--ask")
-    chosen = choose_comparisons(np.stack([standardised(g.column("score")) for g in grids]), budget, key, betas=(beta,))
-    first = grids[0]
-    index = np.full(first.shape, -1)
-    index[first.prompt, first.place] = np.arange(len(first.rows))
-    rows = []
-    for c in (key / "order").permutation(len(chosen.prompt)):
-        a, b = (first.rows.iloc[index[chosen.prompt[c], side[c]]] for side in (chosen.first, chosen.second))
-        texts = (
-            {"prompt": a["prompt"], "first_reply": a["reply"], "second_reply": b["reply"]} if {"prompt", "reply"} <= set(a.index) else {}
-        )
-        rows.append(
-            {
-                "prompt_id": a["prompt_id"], "policy": REFERENCE, "first": int(a["sample"]), "second": int(b["sample"]),
-                "probability": float(chosen.probability[c]), **texts, "outcome": None,
-            }
-        )  # fmt: skip
-    return rows
 
 
 def _stored(text: Conversation) -> str:
