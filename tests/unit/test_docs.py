@@ -122,7 +122,8 @@ def recipes(folder: Path) -> None:
     changes = [
         "reward.objective={kind: parts.hinge}",
         "policy.optimizer={kind: parts.reinforce, num_generations: 2, max_completion_length: 8}",
-        "arms=[{name: longest, realign: {every: 2, prompts: 4, epochs: 1, select: {kind: parts.longest, size: 20}}}]",
+        "arms=[{name: longest, realign: {every: 2, prompts: 4, epochs: 1, select: {kind: parts.longest, size: 20}}}, "
+        "{name: brief, reward: {kind: sum, parts: [{reward: learned}, {weight: 0.5, reward: {kind: parts.brief, words: 8}}]}}]",
         "policy.steps=4",
         "sft.epochs=1",
         "reward.epochs=1",
@@ -130,6 +131,14 @@ def recipes(folder: Path) -> None:
     trueup.train("configs/smoke.yaml", "runs/recipes", overrides=changes, report=False)
     plan = json.loads((folder / "runs/recipes/stages/longest/refit-000002-plan.json").read_text())
     assert plan["selected"] == 20
+    from trueup.rewards.learned import read_scale
+    from trueup.store.records import read_records
+
+    scale = read_scale(folder / "runs/recipes/checkpoints/reward")
+    brief = [r for r in read_records("runs/recipes") if r.arm == "brief"]
+    added = [0.5 * (bool(r.finished) and len(r.response.split()) <= 8) for r in brief]
+    learned = [scale.gain * r.scores["rm-0"] + scale.shift for r in brief]
+    assert [r.proxy_fixed for r in brief] == pytest.approx([a + b for a, b in zip(added, learned, strict=True)], abs=1e-4)
     module = importlib.import_module("parts.unfinished")
     from tests.planted.worlds import Plant, frame
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -239,3 +240,21 @@ def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert scores(config, "3", "3 a") == [4.0, 3.0]
     for name in ("own_reward.here", "own_reward"):
         sys.modules.pop(name, None)
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "rewards.md"
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_page_shows_what_is_valid(number: int) -> None:
+    found = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert len(found) == 3
+    values = yaml.safe_load(found[number])
+    config = validate({"world": "helpdesk", **values}, RunConfig, where="page")
+    assert [a.name for a in config.arms] == [a["name"] for a in values.get("arms", [{"name": "static"}])]
+
+
+def test_the_page_names_every_kind() -> None:
+    table = PAGE.read_text(encoding="utf-8").split("| kind | is |")[1].split("```")[0]
+    named = {kind for row in table.splitlines() for kind in re.findall(r"`(\w+)`", row.split("|")[1] if "|" in row else "")}
+    assert set(kinds_of_rewards()) <= named
