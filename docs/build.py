@@ -23,6 +23,8 @@ ROOMS = {
     "Objectives of reward models": "rewards/objectives",
     "Dense objectives of reward models": "rewards/dense",
     "Rewards": "rewards",
+    "What a policy is optimised against": "rewards/kinds",
+    "Checks of replies": "rewards/verifiable",
     "Inverse alignment": "realign",
     "Selection rules": "realign/select",
     "Diagnoses: reward model and policy": "mismatch/reward_policy",
