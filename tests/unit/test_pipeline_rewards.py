@@ -20,7 +20,7 @@ from trueup.core.config import validate
 from trueup.core.errors import UserError
 from trueup.core.record import SampleRecord
 from trueup.core.rng import Key
-from trueup.data.pairs import pairs_of
+from trueup.data.pairs import judged_pairs, pairs_of
 from trueup.data.rows import Judged, Preference, Prompt, Reply, judged
 from trueup.models.reward import load_reward
 from trueup.pipeline import members as members_module
@@ -378,6 +378,16 @@ def test_rankings_are_learned_whole_and_held_out_in_pairs(desk: Path, monkeypatc
     assert (facts["pairs"], facts["steps"]) == (24, 16)  # 24 of 30 rankings are for training; 8 epochs of two batches
     assert offline["pairs"] == 9  # three pairs each of three held-out rankings
     assert offline["accuracy"] > 0.6
+    ratings: set[float] = set()
+    monkeypatch.setattr(
+        fit,
+        "judgements",
+        lambda groups, row: ratings.update(x for g in groups if len(g.replies) == 2 for x in g.ratings) or seen(groups, row),
+    )
+    realign = {"every": 1, "prompts": 4, "epochs": 1, "batch_size": 8, "select": {"kind": "random", "size": 40}}
+    again = {**judged_world(desk), "policy": {**SMALL["policy"], "steps": 2}, "arms": [{"name": "refit", "realign": realign}]}
+    trueup.train(again, desk / "refit", report=False)
+    assert ratings == {-1.0, -2.0, -3.0}  # pairs of a refit keep the ranks of their rankings
     given = {**judged_world(desk), "world": {**judged_world(desk)["world"], "preferences": "x.jsonl"}}
     with pytest.raises(UserError, match="'preferences' or 'judgements', not both"):
         trueup.train(given, desk / "out2")
@@ -392,6 +402,12 @@ def test_groups_as_pairs() -> None:
     assert all(p.prompt.tags == {"kind": "x", "domain": "chat"} and (p.annotator, p.where) == ("me", "here") for p in found)
     pair = Preference(id="q", prompt=prompt, chosen=replies[1], rejected=replies[0], margin=2.0)
     assert pairs_of([judged(pair)]) == [pair]
+    assert judged_pairs([judged(pair)]) == {"q": judged(pair)}
+    twos = judged_pairs([group])
+    assert {k: (tuple(r.text for r in v.replies), v.ratings) for k, v in twos.items()} == {
+        "g:1-0": (("b", "a"), (3.0, 1.0)),
+        "g:1-2": (("b", "c"), (3.0, 1.0)),
+    }
 
 
 def test_a_reward_model_trained_elsewhere_is_used_as_it_is(desk: Path) -> None:
@@ -421,7 +437,8 @@ def test_members_that_cannot_differ_so(desk: Path) -> None:
         trueup.train(config, desk / "out", report=False)
     config["arms"][0]["reward"]["trunks"] = [str(desk / "policy")]
     trueup.train(config, desk / "out2", report=False)
-    first, other = (load_file(desk / "out2/checkpoints" / n / "model.safetensors") for n in ("reward", "reward-pretraining-1-policy"))
+    (place,) = (desk / "out2/checkpoints").glob("reward-pretraining-1-*")
+    first, other = (load_file(p / "model.safetensors") for p in (desk / "out2/checkpoints/reward", place))
     assert not torch.equal(first["score.weight"], other["score.weight"])
 
 

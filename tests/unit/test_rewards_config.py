@@ -19,9 +19,11 @@ from trueup.data.rows import Conversation, Reply
 from trueup.models.reward import RewardModel
 from trueup.pipeline.config import RunConfig
 from trueup.rewards.config import RewardConfig, Uncertain, every, kinds_of_rewards
+from trueup.rewards.confined import unavailable
 from trueup.rewards.learned import LearnedReward, Scale
 from trueup.rewards.programmed import ProgrammedReward
 from trueup.rewards.protocol import Reward
+from trueup.rewards.verifiable import unit_tests
 
 PLEASE = {"name": "please", "expression": "please"}
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -103,6 +105,18 @@ def test_what_a_reward_is_made_of() -> None:
         ({}, {"reward": {"train": False}}, "needs model: {trunk: path"),
         ({}, {"reward": {"model": {"trunk": "embeddings", "lora": {}}}}, "adapts a trunk"),
         ({}, {"reward": {"calibration": "temprature"}}, "reward.calibration"),
+        (
+            {},
+            {
+                "world": None,
+                "policy": None,
+                "cross_validate": {
+                    "sets": [{"name": "s", "path": "x"}],
+                    "models": [{"name": "m", "train": False, "model": {"trunk": "path", "path": "x"}}],
+                },
+            },
+            "remove 'train: false'",
+        ),
     ],
 )
 def test_what_is_refused(arm: dict[str, Any], more: dict[str, Any], said: str) -> None:
@@ -143,8 +157,8 @@ class Given:
         self.asked.append((count, seen_share))
         return tiny_reward(5, outputs=count), [Scale(gain=2.0)] * count
 
-    def average(self, differ: str, count: int) -> Reward:
-        self.asked.append((differ, count))
+    def average(self, differ: str, count: int, trunks: Sequence[str] | None) -> Reward:
+        self.asked.append((differ, count, trunks))
         return ProgrammedReward(number)
 
     def last_layer(self, features: str, references: int, deviations: float) -> Reward:
@@ -199,6 +213,17 @@ def test_checks_take_answers_from_tags() -> None:
         reward_of("numeric_answer", tag="none").build(Given())
 
 
+@pytest.mark.skipif(unavailable() is not None, reason=f"no confinement: {unavailable()}")
+def test_code_is_run_against_the_tests_of_a_prompt() -> None:
+    assert scores(reward_of("unit_tests", jobs=2), "def f():\n    return 1", "def f():\n    return 2") == [1.0, 0.0]
+
+
+def test_without_confinement_code_is_refused_before_it_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit_tests, "unavailable", lambda: "it needs Linux")
+    with pytest.raises(UserError, match=r"it needs Linux\. It is never run unconfined"):
+        reward_of("unit_tests").build(Given())
+
+
 def test_members_get_their_settings_and_the_rule_theirs() -> None:
     sources, replies = Given(), [Reply(text="good"), Reply(text="bad dull")]
     config = reward_of("ensemble", members=2, differ="order", rule="mean_std", coefficient=0.5)
@@ -219,7 +244,7 @@ def test_members_get_their_settings_and_the_rule_theirs() -> None:
     assert heads.spread(["ask"] * 2, replies).tolist() == pytest.approx((raw[:, 0] - raw[:, 1]).abs().tolist(), abs=1e-5)
     reward_of("average", members=3, differ="head").build(sources)
     reward_of("last_layer", deviations=2, features="both", references=1).build(sources)
-    assert sources.asked[2:] == [("head", 3), ("both", 1, 2.0)]
+    assert sources.asked[2:] == [("head", 3, None), ("both", 1, 2.0)]
 
 
 def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

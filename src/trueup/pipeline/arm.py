@@ -10,7 +10,7 @@ import torch
 
 from trueup.core.errors import UserError
 from trueup.core.rng import Key, epoch_rows
-from trueup.data.rows import Preference, judged
+from trueup.data.rows import Preference
 from trueup.data.tokens import encode_prompts
 from trueup.decoding.rollout import Rollout
 from trueup.loop.state import load_state
@@ -25,7 +25,7 @@ from trueup.pipeline.context import Context
 from trueup.pipeline.members import Shared
 from trueup.pipeline.preferences import Scorer, score_offline
 from trueup.pipeline.probe import Proxies, probe
-from trueup.pipeline.reward import CLEAN, FIRST, Fit, clean_reward, fitted
+from trueup.pipeline.reward import CLEAN, FIRST, Fit, clean_reward, fitted, refit_groups
 from trueup.pipeline.reward_models import adapted, read_reward
 from trueup.pipeline.sampling import decoding_of, replies_of, write
 from trueup.pipeline.sources import Sources
@@ -196,8 +196,8 @@ def _pause(context: Context, arm: Arm, config: RealignConfig, pool: list[Prefere
     source = arm.rewards[start].folder if start else None
     assert source is not None
     fit = Fit(
-        name=name, arm=arm.config.name, groups=[judged(pool[i]) for i in facts["rows"]], objective=context.reward_stage.objective,
-        epochs=config.epochs, batch_size=config.batch_size, loop=config.loop, key=key / "fit",
+        name=name, arm=arm.config.name, groups=refit_groups(context, [pool[i] for i in facts["rows"]]),
+        objective=context.reward_stage.objective, epochs=config.epochs, batch_size=config.batch_size, loop=config.loop, key=key / "fit",
     )  # fmt: skip
     folder = f"{arm.config.name}/reward-{step:06d}"
     arm.rewards[new_id] = fitted(

@@ -143,6 +143,12 @@ class JudgedModelConfig(RewardStageConfig):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Short name for tables."""
 
+    @model_validator(mode="after")
+    def _fitted(self) -> JudgedModelConfig:
+        if not self.train:
+            raise ValueError("cross-validation fits its models: remove 'train: false'. `trueup reward evaluate` examines trained ones")
+        return self
+
 
 class CrossValidateConfig(LinearModels):
     """Judging reward models on preference files, without any policy."""

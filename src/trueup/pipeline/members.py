@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from trueup.core.config import digest
 from trueup.core.errors import UserError
 from trueup.data.pairs import pairs_of
 from trueup.data.rows import Judged, Preference, Reply
@@ -45,6 +46,12 @@ class Shared:
     """What reward models learn from."""
     held_out: Sequence[Preference]
     """Pairs that none of them learns from."""
+
+
+def members(shared: Shared, differ: Differ, count: int, trunks: Sequence[str] | None = None) -> list[LearnedReward]:
+    """The run's own reward model and others that differ from it so."""
+    others: Sequence[str | None] = trunks or [None] * (count - 1)
+    return [member(shared, differ, 0), *(member(shared, differ, i, t) for i, t in enumerate(others, 1))]
 
 
 def member(shared: Shared, differ: Differ, number: int, trunk: str | None = None) -> LearnedReward:
@@ -107,15 +114,15 @@ def shared_trunk(shared: Shared, count: int, seen_share: float) -> tuple[RewardM
     return model, [Scale(**s) for s in json.loads((folder / SCALES_FILE).read_text(encoding="utf-8"))]
 
 
-def average(shared: Shared, differ: Differ, count: int) -> LearnedReward:
+def average(shared: Shared, differ: Differ, count: int, trunks: Sequence[str] | None = None) -> LearnedReward:
     """One model with the mean of the members' weights; the facts of its stage hold the linear-mode check."""
-    context, name = shared.context, f"{STAGE}-average-{differ}-{count}"
-    members = [member(shared, differ, i) for i in range(count)]
+    context, name = shared.context, f"{STAGE}-average-{differ}-{count}" + (f"-{_short(*trunks)}" if trunks else "")
+    models = [m.model for m in members(shared, differ, count, trunks)]
     place = context.run.checkpoint(name)
     if context.run.done(name) is None:
-        paths = [linear_path(members[0].model, m.model, shared.held_out) for m in members[1:]] if shared.held_out else []
+        paths = [linear_path(models[0], m, shared.held_out) for m in models[1:]] if shared.held_out else []
         model = read_reward(context, context.run.checkpoint(STAGE))
-        model.module.load_state_dict(average_states([m.model.module.state_dict() for m in members]))
+        model.module.load_state_dict(average_states([m.module.state_dict() for m in models]))
         gap = max((p.gap for p in paths), default=None)
         keep_reward(context, name, model, place, {"members": count, "largest_fall": gap, "lines": [asdict(p) for p in paths]})
         if gap is not None:
@@ -136,6 +143,6 @@ def last_layer(shared: Shared, features: Features, references: Mapping[str, Sequ
     return reward
 
 
-def _short(path: str) -> str:
-    """The end of a path, as part of a file's name."""
-    return "".join(c if c.isalnum() else "_" for c in path.rstrip("/").rsplit("/", 1)[-1])
+def _short(*paths: str) -> str:
+    """What tells paths apart, as part of a file's name."""
+    return digest(paths)[:8]

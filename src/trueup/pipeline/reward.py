@@ -10,6 +10,7 @@ from typing import Any
 
 from trueup.core.errors import UserError
 from trueup.core.rng import Key, epoch_rows
+from trueup.data.pairs import judged_pairs
 from trueup.data.rows import Judged, Preference, Prompt, Reply, judged, swapped
 from trueup.learn.table import Examples
 from trueup.loop.config import LoopConfig
@@ -96,6 +97,12 @@ def training_groups(context: Context, pairs: Sequence[Preference]) -> list[Judge
     """What a reward model learns from: the world's judged groups where it has them, else its pairs."""
     found = list(context.world.judgements("train")) if isinstance(context.world, JudgedWorld) else []
     return found or [judged(p) for p in pairs]
+
+
+def refit_groups(context: Context, pairs: Sequence[Preference]) -> list[Judged]:
+    """What a refit learns from: the pairs, with their ratings where the world has judged groups."""
+    known = judged_pairs(context.world.judgements("train")) if isinstance(context.world, JudgedWorld) else {}
+    return [known.get(p.id) or judged(p) for p in pairs]
 
 
 def relabelled(context: Context, pairs: Sequence[Preference]) -> list[Preference]:

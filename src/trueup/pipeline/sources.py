@@ -17,7 +17,7 @@ from trueup.models.policy import load_policy
 from trueup.models.reward import RewardModel
 from trueup.pipeline.arm_config import ArmConfig
 from trueup.pipeline.context import Context
-from trueup.pipeline.members import Shared, average, last_layer, member, shared_trunk
+from trueup.pipeline.members import Shared, average, last_layer, members, shared_trunk
 from trueup.pipeline.preferences import SPLITS
 from trueup.pipeline.reward import gold_scores
 from trueup.pipeline.sampling import decoding_of, reference_samples, replies_of, write
@@ -80,16 +80,15 @@ class Sources:
 
     def members(self, differ: Differ, count: int, trunks: Sequence[str] | None) -> list[LearnedReward]:
         """The run's own reward model and others that differ from it."""
-        others: Sequence[str | None] = trunks or [None] * (count - 1)
-        return [member(self.shared, differ, 0), *(member(self.shared, differ, i, t) for i, t in enumerate(others, 1))]
+        return members(self.shared, differ, count, trunks)
 
     def shared_trunk(self, count: int, seen_share: float) -> tuple[RewardModel, list[Scale]]:
         """One model with so many heads."""
         return shared_trunk(self.shared, count, seen_share)
 
-    def average(self, differ: Differ, count: int) -> Reward:
+    def average(self, differ: Differ, count: int, trunks: Sequence[str] | None) -> Reward:
         """One model with averaged weights."""
-        return average(self.shared, differ, count)
+        return average(self.shared, differ, count, trunks)
 
     def last_layer(self, features: Features, references: int, deviations: float) -> Reward:
         """A Bayesian head on the run's embeddings."""

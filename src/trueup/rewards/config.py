@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, Self, runtime_checkable
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from torch import Tensor
 
 from trueup.core.component import offered
@@ -48,7 +48,7 @@ class RewardSources(Protocol):
         """One model with so many heads, and the scale of each."""
         ...
 
-    def average(self, differ: Differ, count: int) -> Reward:
+    def average(self, differ: Differ, count: int, trunks: Sequence[str] | None) -> Reward:
         """One model with the mean of the weights of so many, rescaled."""
         ...
 
@@ -92,6 +92,26 @@ class RewardConfig(Component):
     def tags(self) -> tuple[str, ...]:
         """Tags that every prompt must carry, such as its answer."""
         return ()
+
+
+class MembersConfig(RewardConfig):
+    """Settings of what is made of several reward models; the file's one subclass says how."""
+
+    members: int = Field(default=4, ge=2)
+    """Reward models, the run's own included."""
+    differ: Differ
+    """What tells members apart: ``head`` (its first weights), ``order`` (of the data), ``adapter`` (its first weights; needs
+    reward.model.lora), or ``pretraining`` (own small policy, SFT, head and order; or own ``trunks``)."""
+    trunks: tuple[str, ...] | None = None
+    """For ``pretraining``: a pretrained trunk (folder or hub name) for each member but the first."""
+
+    @model_validator(mode="after")
+    def _one_trunk_each(self) -> Self:
+        if self.trunks is not None and self.differ != "pretraining":
+            raise ValueError("'trunks' belong to differ: pretraining")
+        if self.trunks is not None and len(self.trunks) != self.members - 1:
+            raise ValueError(f"{self.members} members need {self.members - 1} 'trunks' beside the run's own, got {len(self.trunks)}")
+        return self
 
 
 def every(config: RewardConfig) -> Iterator[RewardConfig]:

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
-from trueup.rewards.config import Differ, RewardConfig, RewardSources
+from trueup.rewards.config import Differ, MembersConfig, RewardSources
 from trueup.rewards.protocol import Reward
 
 
-class AverageConfig(RewardConfig):
+class AverageConfig(MembersConfig):
     """Averaged weights: the price of one model to score."""
 
     kind: Literal["average"] = "average"
     """This file."""
-    members: int = Field(default=4, ge=2)
-    """Reward models that are averaged, the run's own included."""
     differ: Differ = "order"
     """What tells members apart, as of an ensemble."""
 
     def build(self, sources: RewardSources) -> Reward:
         """The averaged model."""
-        return sources.average(self.differ, self.members)
+        return sources.average(self.differ, self.members, self.trunks)

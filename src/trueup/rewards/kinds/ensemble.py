@@ -10,39 +10,27 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from trueup.ops.ensembles import Aggregate
-from trueup.rewards.config import Differ, RewardConfig, RewardSources
+from trueup.rewards.config import Differ, MembersConfig, RewardSources
 from trueup.rewards.ensemble import EnsembleReward
 from trueup.rewards.protocol import Reward
 
 
-class EnsembleConfig(RewardConfig):
+class EnsembleConfig(MembersConfig):
     """Members of the run's reward settings; the first is the run's own reward model."""
 
     kind: Literal["ensemble"] = "ensemble"
     """This file."""
-    members: int = Field(default=4, ge=2)
-    """Reward models, the run's own included."""
     differ: Differ = "head"
     """What tells members apart: ``head`` (its first weights), ``order`` (of the data), ``adapter`` (its first weights; needs
     reward.model.lora), or ``pretraining`` (own small policy, SFT, head and order; or own ``trunks``)."""
-    trunks: tuple[str, ...] | None = None
-    """For ``pretraining``: a pretrained trunk (folder or hub name) for each member but the first."""
     rule: Aggregate = "mean"
     """``min`` is WCO, ``uwo`` the mean minus coefficient times variance, ``mean_std`` the same with the deviation, ``soft_min`` between
     mean and min."""
     coefficient: float = Field(default=0.5, ge=0)
     """Price of disagreement in ``uwo``, ``mean_std`` and ``soft_min``."""
-
-    @model_validator(mode="after")
-    def _one_trunk_each(self) -> EnsembleConfig:
-        if self.trunks is not None and self.differ != "pretraining":
-            raise ValueError("'trunks' belong to differ: pretraining")
-        if self.trunks is not None and len(self.trunks) != self.members - 1:
-            raise ValueError(f"{self.members} members need {self.members - 1} 'trunks' beside the run's own, got {len(self.trunks)}")
-        return self
 
     def build(self, sources: RewardSources) -> Reward:
         """The members under the rule."""
