@@ -183,3 +183,23 @@ def test_votes_and_a_stated_agreement_reach_the_examination(
 def test_rewards_can_still_be_trained_by_that_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke(["reward", "no-such.yaml"]) == 2
     assert "no such configuration file" in capsys.readouterr().err
+
+
+def test_transcripts_and_long_replies_of_a_model_without_a_chat_template(models: list[str], tmp_path: Path, capfd: Any) -> None:
+    start = "\n\nHuman: a b {}\n\nAssistant: "
+    # tiny models read 64 tokens: the last reply is longer
+    rows = [
+        {
+            "chosen": start.format(WORDS[k % len(WORDS)]) + "b c",
+            "rejected": start.format(WORDS[k % len(WORDS)]) + "c d " * (40 if k == 29 else 1),
+        }
+        for k in range(30)
+    ]
+    data = tmp_path / "hh.jsonl"
+    data.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    command = ["reward", "evaluate", "--reward-model", models[0], "--data", str(data), "--probes", "0", "--json"]
+    assert invoke([*command, "--out", str(tmp_path / "refused")]) == 2
+    assert "roles" in capfd.readouterr().err
+    assert invoke([*command, "--rendering", "roles", "--out", str(tmp_path / "card")]) == 0
+    assert json.loads(capfd.readouterr().out)["data"]["pairs"] == 30
+    assert invoke([*command, "--rendering", "rolls", "--out", str(tmp_path / "other")]) == 2

@@ -67,6 +67,10 @@ def evaluate(
     ask: Ask = None,
     training_data: TrainingData = None,
     learning_curve: LearningCurve = False,
+    rendering: Annotated[
+        str,
+        typer.Option("--rendering", help="How chat messages become text where a model has no chat template: template (refuses) or roles."),
+    ] = "template",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that teach nothing, and count them.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstraps.")] = 0,
     json: Json = False,
@@ -80,6 +84,8 @@ def evaluate(
         raise UserError("--reward-model needs --data, a file of judged replies.", where="reward evaluate")
     if agreement is not None and not 0.5 < agreement <= 1:
         raise UserError(f"must be above 0.5 and at most 1, got {agreement:g}. At 0.5 labels hold no signal.", where="--agreement")
+    if rendering not in ("template", "roles"):
+        raise UserError(f"must be 'template' or 'roles', got '{rendering}'.", where="--rendering")
     probing = probing_of(probes, phrase or [], from_file=scores is not None)
     teaching = teaching_of(
         policy=policy, reference=reference, prompts=prompts, samples=samples, max_tokens=max_tokens, temperature=temperature,
@@ -93,7 +99,7 @@ def evaluate(
     if scores is not None:
         made = _from_file(scores, probing)
     else:
-        made = _from_models(output, models, files, probing, Key(seed), skip_bad=skip_bad, stated=agreement is not None)
+        made = _from_models(output, models, files, probing, Key(seed), rendering=rendering, skip_bad=skip_bad, stated=agreement is not None)
     _examined(output, out, seed, made, taught(teaching, made.loaded, made.models, Key(seed) / "teaching", output), agreement)
 
 
@@ -159,11 +165,12 @@ def _from_file(path: Path, probing: Probing) -> _Made:
     return _Made(scores=frame, probes=probes, votes=NOTHING, sources=sources, models=names)
 
 
-def _from_models(output: Output, models: list[str], files: list[str], probing: Probing, key: Key, *, skip_bad: bool, stated: bool) -> _Made:
+def _from_models(
+    output: Output, models: list[str], files: list[str], probing: Probing, key: Key, *, rendering: Any, skip_bad: bool, stated: bool
+) -> _Made:
     from dataclasses import replace
 
     from trueup.data.judgements import read_judged
-    from trueup.models.reward import load_reward
     from trueup.pipeline.examine import score_models, votes_of
     from trueup.store.files import file_sha256
 
@@ -178,11 +185,21 @@ def _from_models(output: Output, models: list[str], files: list[str], probing: P
         sources.append({"file": file, "read": reading.statement(), **digest})
     if stated and any(len(g.votes) > 1 for g in groups):
         raise UserError("the data have several labels a pair, so agreement is measured. Leave it out.", where="--agreement")
-    loaded = {name: load_reward(path) for name, path in zip(_names(models), models, strict=True)}
+    loaded = {name: _loaded(path, rendering) for name, path in zip(_names(models), models, strict=True)}
     names = [{"name": name, "path": path} for name, path in zip(loaded, models, strict=True)]
     frame = score_models(loaded, groups)
     probes = made_probes(probing, loaded, groups, frame, key / "probes")
     return _Made(scores=frame, probes=probes, votes=votes_of(groups), sources=sources, models=names, loaded=loaded)
+
+
+def _loaded(path: str, rendering: Any) -> RewardModel:
+    """A reward model that cuts what is longer than its context: one long reply must not end an examination of thousands."""
+    from trueup.models.reward import TrunkReward, load_reward
+
+    model = load_reward(path, rendering=rendering)
+    if isinstance(model, TrunkReward):
+        model.cut_replies = True
+    return model
 
 
 def _names(models: list[str]) -> list[str]:
