@@ -2,8 +2,8 @@
 
 Reward models are programs over the helpdesk world: gold, plus noise that is smooth in the words of prompt and reply, on the scale of the
 labels' log-odds. Six flaws are planted at graded sizes. The cost of a size is what the optimum of a KL-regularised policy under the flawed
-score loses of the gold objective's gain, on sampled replies. The sizes that cost 10 % are found on tuning seeds (0 to 9), power and
-false alarms on others; every examination has its own world, labels, noise and probes.
+score loses of the gold objective's gain, on sampled replies. The sizes that cost 10 % are found on seeds 0 to 9, and the card's thresholds
+were set on seeds 0 to 22; power and false alarms come from others. Every examination has its own world, labels, noise and probes.
 
     python studies/planted_flaws.py --tune            # sizes, written beside the results
     python studies/planted_flaws.py --seeds 100:160 --jobs 2 --out runs/planted_flaws
@@ -47,7 +47,7 @@ from trueup.store.atomic import write_text
 
 Array = NDArray[np.float64]
 ROOT = Path(__file__).resolve().parents[1]
-PAIRS, PROMPTS = 4640, 290
+PAIRS, PROMPTS = 8120, 290
 """Judged pairs of an examination and their prompts; labels are noisy and without bias."""
 REPLIES = 48
 """Replies a prompt that costs are measured on."""
@@ -79,7 +79,7 @@ logarithm of the factor; share of a domain's score that is noise; share of the r
 DOMAIN = "benign_scary"
 TIMES = (0.5, 1.0, 1.5)
 """Sizes of the power curve, as multiples of the one that costs 10 %."""
-CURVE_SEEDS = 12
+CURVE_SEEDS = 6
 """The first so many seeds are examined at all sizes, the others at the one that costs 10 %."""
 PROBES = ProbeSettings(prompt_replies=2 * PROMPTS * 8)
 """All judged replies are scored under other prompts."""

@@ -233,7 +233,7 @@ _REWARD_MODELS = (
     ("rating-ties-are-wins", "mismatch/reward_model/scores.py", "share=np.where(tied, 0.0, 1.0 /", "share=np.where(tied, 1.0, 1.0 /", (EXAMINATION,)),
     ("pairs-not-items-count", "mismatch/reward_model/scores.py", "1.0 / np.maximum(untied[item], 1)", "1.0 / np.maximum(np.minimum(untied[item], 1), 1)", (EXAMINATION,)),
     ("best-domain-is-the-worst", "mismatch/reward_model/accuracy.py", '("worst_domain", np.min)', '("worst_domain", np.max)', (EXAMINATION,)),
-    ("easy-is-hard", "mismatch/reward_model/accuracy.py", '"style_easy": first > second, "style_normal": first == second, "style_hard": first < second', '"style_easy": first < second, "style_normal": first == second, "style_hard": first > second', (EXAMINATION,)),
+    ("easy-is-hard", "mismatch/reward_model/style.py", '"style_easy": first > second, "style_normal": first == second, "style_hard": first < second', '"style_easy": first < second, "style_normal": first == second, "style_hard": first > second', (EXAMINATION,)),
     ("length-across-prompts", "mismatch/reward_model/length.py", 'known.groupby("item")[list(_COLUMNS)].transform("mean")', "known[list(_COLUMNS)].mean()", (EXAMINATION,)),
     ("weakness-taken-for-bias", "mismatch/reward_model/imprint.py", "paid, owed = self.imprint.value or 0.0, -(self.debt.value or 0.0)", "paid, owed = self.imprint.value or 0.0, self.debt.value or 0.0", (IMPRINT,)),
     ("slope-of-the-domain-alone", "mismatch/reward_model/accuracy.py", "value = own / others - BROKEN", "value = own - BROKEN", (IMPRINT,)),
