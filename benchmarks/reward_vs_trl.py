@@ -101,7 +101,8 @@ def show(name: str, r: dict[str, Any]) -> None:
     low, middle, high = min(r["turns"]), median(r["turns"]), max(r["turns"])
     print(
         f"{name}: ratio {r['ratio']:.2f} (turns {low:.2f}, {middle:.2f}, {high:.2f}), by processor time {r['processor_ratio']:.2f}; "
-        f"losses differ by {r['loss_difference']:.1e}, what was learned by {r['learned_apart']:.1e}; matrix rate {r['matrix_rate_gflops']:.0f} GFLOP/s"
+        f"losses differ by {r['loss_difference']:.1e}, what was learned by {r['learned_apart']:.1e}; "
+        f"matrix rate {r['matrix_rate_gflops']:.0f} GFLOP/s"
     )
     print(f"  trueup {r['ours_pairs_per_s']:5.1f} pairs/s, {r['ours_share']:.0%} of the matrix rate as asked, {r['ours_done']:.0%} done")
     print(
