@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from trueup.models.reward import RewardModel
 
 
+Rendered = Annotated[
+    str, typer.Option("--rendering", help="How chat messages become text where a model has no chat template: template (refuses) or roles.")
+]
+
+
 def evaluate(
     ctx: typer.Context,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New or empty folder for the card.")],
@@ -84,8 +89,6 @@ def evaluate(
         raise UserError("--reward-model needs --data, a file of judged replies.", where="reward evaluate")
     if agreement is not None and not 0.5 < agreement <= 1:
         raise UserError(f"must be above 0.5 and at most 1, got {agreement:g}. At 0.5 labels hold no signal.", where="--agreement")
-    if rendering not in ("template", "roles"):
-        raise UserError(f"must be 'template' or 'roles', got '{rendering}'.", where="--rendering")
     probing = probing_of(probes, phrase or [], from_file=scores is not None)
     teaching = teaching_of(
         policy=policy, reference=reference, prompts=prompts, samples=samples, max_tokens=max_tokens, temperature=temperature,
@@ -194,6 +197,8 @@ def _from_models(
 
 def _loaded(path: str, rendering: Any) -> RewardModel:
     """A reward model that cuts what is longer than its context: one long reply must not end an examination of thousands."""
+    if rendering not in ("template", "roles"):
+        raise UserError(f"must be 'template' or 'roles', got '{rendering}'.", where="--rendering")
     from trueup.models.reward import TrunkReward, load_reward
 
     model = load_reward(path, rendering=rendering)
