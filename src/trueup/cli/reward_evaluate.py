@@ -81,8 +81,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Examine reward models: accuracy by domain, style, length, calibration; one, or several side by side."""
-    output: Output = ctx.obj
-    models, files = reward_model or [], data or []
+    output, models, files = ctx.obj, reward_model or [], data or []
     if (scores is None) == (not models) or (scores is not None and files):
         raise UserError("give either --reward-model and --data, or --scores.", where="reward evaluate")
     if models and not files:
