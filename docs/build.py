@@ -30,6 +30,7 @@ ROOMS = {
     "Diagnoses: reward model and policy": "mismatch/reward_policy",
     "Diagnoses: reward model and evaluation": "mismatch/reward_evaluation",
     "Diagnoses: policy and evaluation": "mismatch/policy_evaluation",
+    "Examination of reward models": "mismatch/reward_model",
     "Changed copies of replies": "evaluation",
     "Data": "data",
     "Tensor mathematics": "ops",
