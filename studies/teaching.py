@@ -45,9 +45,11 @@ from trueup.store.records import frame
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "src" / "trueup" / "configs" / "quickstart.yaml"
-CANDIDATES, POOL, WINDOW = 40, 30, 0.03
+CANDIDATES, POOL, WINDOW = 48, 30, 0.03
 REFERENCE_PROMPTS, REFERENCE_REPLIES, COMPARISONS = 120, 32, 500
-BETAS = (0.1, 0.25, 0.5)
+BETA = 0.2
+"""KL coefficient of the policy runs: with a tenth of it every run is over-optimised, and its length decides."""
+BETAS = (0.1, BETA, 0.5)
 """Tilts at which gains are predicted, standard deviations of the score a nat."""
 HONEST_PAIRS = 1000
 """Held-out pairs that accuracy is measured on, labelled by annotators without bias but as noisy as ever."""
@@ -64,6 +66,7 @@ def settings_of(seed: int, member: int) -> list[str]:
         f"reward.epochs={int(rng.choice([1, 2, 4]))}",
         "arms=[{name: static}]",
         "policy.steps=120",
+        f"policy.optimizer.beta={BETA}",
         "probe.every=120",
         "probe.samples_per_prompt=24",
     ]
