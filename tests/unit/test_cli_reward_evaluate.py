@@ -18,6 +18,8 @@ from trueup.cli.main import invoke
 from trueup.core.rng import Key
 from trueup.mismatch.reward_model import card
 from trueup.mismatch.reward_model.card import examine
+from trueup.mismatch.reward_model.scores import checked
+from trueup.report.card import card_page
 
 FLAWS = set(card.asked())
 
@@ -203,3 +205,19 @@ def test_transcripts_and_long_replies_of_a_model_without_a_chat_template(models:
     assert invoke([*command, "--rendering", "roles", "--out", str(tmp_path / "card")]) == 0
     assert json.loads(capfd.readouterr().out)["data"]["pairs"] == 30
     assert invoke([*command, "--rendering", "rolls", "--out", str(tmp_path / "other")]) == 2
+
+
+def test_questions_without_evidence_stand_together_at_the_end() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"model": "m", "item": f"{k}", "prompt_id": f"{k}", "reply": j, "rating": 1.0 - j, "score": float(rng.normal()) + 2 * (1 - j)}
+        for k in range(60) for j in range(2)
+    ]  # fmt: skip
+    page = card_page(examine(checked(pd.DataFrame(rows)), Key(0)), {}, {})
+    anchors = [s.anchor for s in page.sections]
+    assert anchors == ["accuracy", "certainty", "unanswered"]
+    table = page.sections[-1].blocks[0].tables[0]  # type: ignore[union-attr]
+    assert len(table.rows) == len(card.asked()) - 2
+    assert next(row for row in table.rows if row[0] == "Length")[2] == "Not enough data: lengths are unknown."
+    tones = [a.tone for a in page.answers]
+    assert tones == sorted(tones, key=lambda t: t != "alarm")

@@ -51,9 +51,15 @@ def card_page(found: Examination, facts: Mapping[str, Any], reports: Mapping[str
     return Page(
         title=names[0] if len(names) == 1 else f"{len(names)} reward models",
         meta=meta,
-        answers=[_answer(found, q.name) for q in QUESTIONS if _asked(found, q.name)],
+        # alarms first; questions keep their order otherwise
+        answers=sorted((_answer(found, q.name) for q in QUESTIONS if _asked(found, q.name)), key=lambda a: a.tone != "alarm"),
         headline=None,
-        sections=[_section(found, q) for q in QUESTIONS] + ([_differences(found)] if found.differences else []) + _reports(reports),
+        sections=[
+            *[_section(found, q) for q in QUESTIONS if _asked(found, q.name)],
+            *([_differences(found)] if found.differences else []),
+            *_reports(reports),
+            *_not_answered(found),
+        ],
         samples=None,
         facts=[(str(k), str(v)) for k, v in facts.items()],
     )
@@ -82,6 +88,20 @@ def _section(found: Examination, question: Question) -> Section:
     chips = [Chip(who=d.arm, word=d.verdict, rule=d.rule) for d in of]
     card = Card(anchor=f"{question.name}-card", heading=question.ask, verdicts=chips, tables=tables)
     return Section(anchor=question.name, title=question.title, lede=question.lede, blocks=[card])
+
+
+def _not_answered(found: Examination) -> list[Section]:
+    """The questions that no model's evidence answers, and what they need."""
+    rows = [
+        [q.title, q.ask, "; ".join(dict.fromkeys(d.rule for d in found.diagnoses if d.name == q.name))]
+        for q in QUESTIONS
+        if not _asked(found, q.name)
+    ]
+    if not rows:
+        return []
+    table = Table(columns=["", "Question", "Why not"], rows=rows, words=(1, 2))
+    card = Card(anchor="unanswered-card", heading="What was not asked?", tables=[table])
+    return [Section(anchor="unanswered", title="Not answered", lede="Questions that lack their evidence here.", blocks=[card])]
 
 
 def _differences(found: Examination) -> Section:
