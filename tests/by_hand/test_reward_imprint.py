@@ -186,3 +186,23 @@ def test_a_domain_that_is_less_accurate() -> None:
     assert accuracy.QUESTION.answer(Evidence(model="m", rows=checked(frame), key=KEY)).verdict == "alarm"
     wide = CardSettings(max_domain_gap=0.6)
     assert accuracy.QUESTION.answer(Evidence(model="m", rows=checked(frame), settings=wide, key=KEY)).verdict == "quiet"
+
+
+def test_worse_than_chance_where_the_shorter_reply_is_better() -> None:
+    # the longer reply is better in every second pair, and gets the higher score in every one
+    rows = [
+        {"item": k, "prompt_id": k, "reply": j, "rating": float((j == 0) == (k % 2 == 0)), "score": 1.0 - j, "n_characters": 20.0 - j}
+        for k in range(400)
+        for j in range(2)
+    ]
+    rows = [{**r, "model": "m"} for r in rows]
+    evidence = Evidence(model="m", rows=checked(pd.DataFrame(rows)), key=KEY)
+    found = length.length(evidence.rows, evidence.pairs, KEY)
+    lost = length.worse_than_chance(evidence, found)
+    assert lost is not None
+    assert (lost.name, lost.value, lost.n) == ("accuracy_shorter", 0.0, 200)
+    assert "shorter" in length.QUESTION.answer(evidence).rule
+    # labels that favour length themselves (three quarters): a noisy score may be below chance on the rest
+    favoured = [{**r, "rating": float((r["reply"] == 0) == (r["item"] % 4 != 0))} for r in rows]
+    evidence = Evidence(model="m", rows=checked(pd.DataFrame(favoured)), key=KEY)
+    assert length.worse_than_chance(evidence, length.length(evidence.rows, evidence.pairs, KEY)) is None

@@ -236,6 +236,7 @@ _REWARD_MODELS = (
     ("easy-is-hard", "mismatch/reward_model/style.py", '"style_easy": first > second, "style_normal": first == second, "style_hard": first < second', '"style_easy": first < second, "style_normal": first == second, "style_hard": first > second', (EXAMINATION,)),
     ("length-across-prompts", "mismatch/reward_model/length.py", 'known.groupby("item")[list(_COLUMNS)].transform("mean")', "known[list(_COLUMNS)].mean()", (EXAMINATION,)),
     ("weakness-taken-for-bias", "mismatch/reward_model/imprint.py", "paid, owed = self.imprint.value or 0.0, -(self.debt.value or 0.0)", "paid, owed = self.imprint.value or 0.0, self.debt.value or 0.0", (IMPRINT,)),
+    ("labels-that-favour-length-ignored", "mismatch/reward_model/length.py", "favour.low < 0.5 - BALANCED or favour.high > 0.5 + BALANCED", "favour.low < 0.0 or favour.high > 1.0", (IMPRINT,)),
     ("slope-of-the-domain-alone", "mismatch/reward_model/accuracy.py", "value = own / others - BROKEN", "value = own - BROKEN", (IMPRINT,)),
     ("clusters-are-rows", "stats/logistic.py", "np.add.at(scores, codes, x * residual[:, None])", "np.add.at(scores, np.arange(len(codes)) % clusters, x * residual[:, None])", (IMPRINT,)),
     ("temperature-judged-on-its-own-half", "mismatch/reward_model/certainty.py", "fit_calibrator(pairs.delta[~side], outcome[~side]", "fit_calibrator(pairs.delta[side], outcome[side]", (EXAMINATION,)),

@@ -16,6 +16,11 @@ from trueup.mismatch.reward_model.scores import ScoredPairs
 from trueup.stats.bootstrap import Array, cluster_sums, mean_estimate, statistic_estimate
 from trueup.stats.estimate import Estimate
 
+BALANCED = 0.1
+"""Labels favour no length where the share of pairs in which the longer reply is better lies within 1/2 and this, interval included."""
+DRAWS = 4000
+"""Resamples: the intervals of alarms need thin tails."""
+
 
 def length(frame: pd.DataFrame, pairs: ScoredPairs, key: Key) -> list[Estimate]:
     """How score and rating go with length; empty where lengths are unknown.
@@ -52,8 +57,24 @@ def length(frame: pd.DataFrame, pairs: ScoredPairs, key: Key) -> list[Estimate]:
     return found
 
 
+def worse_than_chance(evidence: Evidence, found: list[Estimate]) -> Estimate | None:
+    """``accuracy_longer`` or ``accuracy_shorter`` at the level of alarms, where it is shown to be below 1/2 and labels favour no side.
+
+    A score that is right but noisy is above chance on both sides, unless the labels themselves favour the other side.
+    """
+    pairs, favour = evidence.pairs, next(e for e in found if e.name == "longer_is_better")
+    if favour.low is None or favour.high is None or favour.low < 0.5 - BALANCED or favour.high > 0.5 + BALANCED:
+        return None
+    level = 1 - (1 - evidence.settings.alarm_level) / 2
+    for name, kept in (("accuracy_longer", pairs.longer > 0), ("accuracy_shorter", pairs.longer < 0)):
+        share = mean_estimate(pairs.correct[kept], pairs.prompt[kept], name, "share", evidence.key / name, level=level, draws=DRAWS)
+        if share.high is not None and share.high < 0.5:
+            return share
+    return None
+
+
 def answer(evidence: Evidence) -> Answer:
-    """Alarm where the score pays for length what the labels do not."""
+    """Alarm where the score pays for length what the labels do not, or is worse than chance where the better reply is the shorter."""
     found = length(evidence.rows, evidence.pairs, evidence.key)
     if not found:
         return unknown("lengths are unknown")
@@ -62,9 +83,14 @@ def answer(evidence: Evidence) -> Answer:
     estimates = (*found, *(one.estimates if one else ()))
     partial = next(e for e in found if e.name == "length_partial")
     told = f"Score and length, given the label, correlate by {shown(partial)} within prompts"
-    if one is None or not one.shown(settings.min_lean):
-        return Answer(verdict="quiet", rule=f"{told}; no misjudged weight of {settings.min_lean:g} or more is shown.", estimates=estimates)
-    return Answer(verdict="alarm", rule=f"{told}; {one.sentence()}", estimates=estimates)
+    lost = worse_than_chance(evidence, found)
+    if one is not None and one.shown(settings.min_lean):
+        return Answer(verdict="alarm", rule=f"{told}; {one.sentence()}", estimates=estimates)
+    if lost is not None:
+        side = lost.name.removeprefix("accuracy_")
+        rule = f"{told}; where the better reply is the {side} one, accuracy is {shown(lost)}, though labels favour neither length."
+        return Answer(verdict="alarm", rule=rule, estimates=estimates)
+    return Answer(verdict="quiet", rule=f"{told}; no misjudged weight of {settings.min_lean:g} or more is shown.", estimates=estimates)
 
 
 _COLUMNS = ("length", "rating", "score")
