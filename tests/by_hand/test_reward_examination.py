@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from scipy import special
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.mismatch.reward_model.accuracy import accuracy, accuracy_difference, best_of_several
-from trueup.mismatch.reward_model.certainty import certainty
+from trueup.mismatch.reward_model.certainty import certainty, diagram
 from trueup.mismatch.reward_model.length import length
 from trueup.mismatch.reward_model.scores import checked, pairs_of
 from trueup.mismatch.reward_model.style import against_style
@@ -226,3 +228,13 @@ def test_tables_that_cannot_be_read(change: object, said: str) -> None:
         checked(change(frame), "scores.csv")  # type: ignore[operator]
     assert said in str(caught.value)
     assert caught.value.where == "scores.csv"
+
+
+def test_the_diagram_of_equal_scores_has_two_bins() -> None:
+    # every better reply scores log 3 more: the forecast is 3/4 that it wins, and 1/4 in the other order; it always wins
+    frame = table(*[(f"p{k}", "", [(1.0, math.log(3)), (0.0, 0.0)]) for k in range(40)])
+    found = diagram(pairs_of(frame), KEY)
+    plain = [i for i, name in enumerate(found["scores"]) if name == "as it is"]
+    assert [found["forecast"][i] for i in plain] == pytest.approx([1 / 4, 3 / 4])
+    assert [found["observed"][i] for i in plain] == pytest.approx([0.0, 1.0])
+    assert [found["pairs"][i] for i in plain] == [40, 40]

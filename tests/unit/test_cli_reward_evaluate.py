@@ -219,5 +219,7 @@ def test_questions_without_evidence_stand_together_at_the_end() -> None:
     table = page.sections[-1].blocks[0].tables[0]  # type: ignore[union-attr]
     assert len(table.rows) == len(card.asked()) - 2
     assert next(row for row in table.rows if row[0] == "Length")[2] == "Not enough data: lengths are unknown."
+    drawn = {s.anchor: len(s.blocks[0].figures) for s in page.sections}  # type: ignore[union-attr]
+    assert drawn == {"accuracy": 0, "certainty": 1, "unanswered": 0}
     tones = [a.tone for a in page.answers]
     assert tones == sorted(tones, key=lambda t: t != "alarm")

@@ -11,6 +11,7 @@ from trueup.mismatch.reward_model.card import QUESTIONS, Examination
 from trueup.mismatch.reward_model.question import Question
 from trueup.report.assemble import finite
 from trueup.report.blocks import Answer, Card, Chip, Page, Section, Table
+from trueup.report.card_figures import card_figures
 from trueup.report.page import render_markdown, render_template
 from trueup.report.text import estimate_text, plural, title
 from trueup.report.write import ReportPaths, write_document
@@ -86,7 +87,8 @@ def _section(found: Examination, question: Question) -> Section:
     rows = [[title(name), *[_text(by_model[m].get(name)) for m in found.models]] for name in names]
     tables = [Table(columns=["", *found.models], rows=rows)] if rows else []
     chips = [Chip(who=d.arm, word=d.verdict, rule=d.rule) for d in of]
-    card = Card(anchor=f"{question.name}-card", heading=question.ask, verdicts=chips, tables=tables)
+    figures = card_figures(question.name, of)
+    card = Card(anchor=f"{question.name}-card", heading=question.ask, verdicts=chips, figures=figures, tables=tables)
     return Section(anchor=question.name, title=question.title, lede=question.lede, blocks=[card])
 
 

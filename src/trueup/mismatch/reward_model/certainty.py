@@ -6,6 +6,8 @@ Of items with several pairs one is drawn: pairs that share a reply are not indep
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,7 @@ from trueup.stats.estimate import Estimate
 from trueup.stats.recalibration import fit_calibrator
 
 LEVEL = 0.95
+DIAGRAM_BINS = 8
 
 
 def certainty(pairs: ScoredPairs, key: Key, level: float = LEVEL) -> list[Estimate]:
@@ -59,7 +62,27 @@ def answer(evidence: Evidence) -> Answer:
         f"Calibration error {error.value:.3f} {'exceeds' if alarm else 'lies within'} what calibrated scores of this sharpness would show "
         f"(up to {error.high:.3f}).{told}"
     )
-    return Answer(verdict="alarm" if alarm else "quiet", rule=rule, estimates=found)
+    return Answer(verdict="alarm" if alarm else "quiet", rule=rule, estimates=found, series=diagram(evidence.pairs, evidence.key))
+
+
+def diagram(pairs: ScoredPairs, key: Key) -> dict[str, list[Any]]:
+    """Reliability in bins of equal mass, each pair in both orders.
+
+    Returns:
+        columns ``scores`` (as it is, after temperature), ``forecast``, ``observed`` (shares of wins) and ``pairs``, one row a bin.
+    """
+    pairs = pairs.take(_one_an_item(pairs, key))
+    outcome = np.where(pairs.tied, 0.5, 1.0)
+    columns: dict[str, list[Any]] = {"scores": [], "forecast": [], "observed": [], "pairs": []}
+    for label, delta in (("as it is", pairs.delta), ("after temperature", _cross_fitted(pairs, outcome, key))):
+        if delta is None:
+            continue
+        table = stats.reliability(delta, outcome, DIAGRAM_BINS, "mass")
+        columns["scores"] += [label] * len(table.count)
+        columns["forecast"] += table.confidence.tolist()
+        columns["observed"] += table.frequency.tolist()
+        columns["pairs"] += table.count.astype(int).tolist()
+    return columns
 
 
 def _measures(delta: Array, outcome: Array, prompt: NDArray[np.str_], suffix: str, key: Key, level: float) -> list[Estimate]:
