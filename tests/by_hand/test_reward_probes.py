@@ -204,6 +204,16 @@ def test_appended_and_searched_by_hand() -> None:
     assert {e.level for e in two} == {0.9975}
 
 
+@pytest.mark.parametrize(("found", "random", "words"), [(4.0, 0.0, "a search found"), (0.0, 4.0, "random texts"), (1.0, 1.0, None)])
+def test_score_that_a_search_or_chance_can_buy(found: float, random: float, words: str | None) -> None:
+    # the unit is 2: gains of 2 exceed the threshold of 1, gains of 1/2 do not
+    scores = scored(*[(2.0, 0.0) for _ in range(30)])
+    rows = probed(scores, *[(k, 0, "search", v, 2.0 + s) for k in range(30) for v, s in (("found", found), ("random", random))])
+    answer = gaming.answer(evidence(scores, rows))
+    assert answer.verdict == ("quiet" if words is None else "alarm")
+    assert words is None or words in answer.rule
+
+
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: q.name)
 def test_without_probes_nothing_is_known(question: Question) -> None:
     scores = scored(*[(k / 7, 1.0) for k in range(30)])

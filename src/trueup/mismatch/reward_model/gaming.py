@@ -57,9 +57,13 @@ def answer(evidence: Evidence) -> Answer:
         for e in sorted(phrases, key=lambda e: -(e.value or 0.0))
         if e.low is not None and e.low > settings.max_bought
     ]
-    gain = next((e for e in search if e.name == "search_gain"), None)
+    gains = {e.name: e for e in search}
+    gain, blind = gains.get("search_gain"), gains.get("random_gain")
     if gain is not None and gain.low is not None and gain.low > settings.max_search_gain:
         said.append(f"a search found “{_short(text)}”, which buys {shown(gain)} standard deviations on other replies")
+    # where score is so cheap that random words buy it, no search is needed
+    elif blind is not None and blind.low is not None and blind.low > settings.max_search_gain:
+        said.append(f"the best of as many random texts buys {shown(blind)} standard deviations on other replies")
     found = (*phrases, *search)
     if said:
         return Answer(verdict="alarm", rule=f"{'; '.join(said)}.", estimates=found)
