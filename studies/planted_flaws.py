@@ -3,10 +3,11 @@
 Reward models are programs over the helpdesk world: gold, plus noise that is smooth in the words of prompt and reply, on the scale of the
 labels' log-odds. Six flaws are planted at graded sizes. The cost of a size is what the optimum of a KL-regularised policy under the flawed
 score loses of the gold objective's gain, on sampled replies. The sizes that cost 10 % are found on seeds 0 to 9, and the card's thresholds
-were set on seeds 0 to 22; power and false alarms come from others. Every examination has its own world, labels, noise and probes.
+were set on seeds 0 to 22 and 100 to 116; power and false alarms come from others. Every examination has its own world, labels, noise and
+probes.
 
     python studies/planted_flaws.py --tune            # sizes, written beside the results
-    python studies/planted_flaws.py --seeds 100:160 --jobs 2 --out runs/planted_flaws
+    python studies/planted_flaws.py --seeds 200:260 --jobs 2 --out runs/planted_flaws
 
 Resumable: a seed that is done is not done again.
 """
@@ -76,7 +77,8 @@ GRID = {
 }
 """Sizes whose cost is measured: standard deviations of the score a deviation of the feature; share of the prompt's part that is lost;
 logarithm of the factor; share of a domain's score that is noise; share of the replies that are read in their middle."""
-DOMAIN = "benign_scary"
+DOMAIN = "sound"
+"""Questions about the sounds of animals, about an eighth of the prompts."""
 TIMES = (0.5, 1.0, 1.5)
 """Sizes of the power curve, as multiples of the one that costs 10 %."""
 CURVE_SEEDS = 6
@@ -249,9 +251,9 @@ class Setting:
         return type("Stray", (), {"words": rng.normal(size=4096), "matches": rng.normal(size=65536)})()
 
     def kind(self, prompt: Prompt) -> str:
-        """Domain of a prompt."""
-        known = prompt.tags.get("kind")
-        return known or self.world._by_text[str(prompt.text)].kind
+        """Domain of a prompt: what kind of request it is, and of facts, about what."""
+        context = self.world._by_text[str(prompt.text)]
+        return context.relation if context.kind == "fact" else context.kind
 
     def _wrong_token(self, size: float, prompts: Sequence[Prompt], replies: Sequence[Reply]) -> Array:
         score = self.sound(prompts, replies)
@@ -355,7 +357,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tune", action="store_true", help="find the sizes that cost 10 %% on seeds 0 to 9")
-    parser.add_argument("--seeds", default="100:160", help="A:B, B not included")
+    parser.add_argument("--seeds", default="200:260", help="A:B, B not included")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--out", type=Path, default=Path("runs/planted_flaws"))
     options = parser.parse_args()

@@ -26,7 +26,7 @@ class CardSettings(Config):
     """Fewer prompts are not enough data."""
     alarm_level: float = Field(default=0.995, gt=0.5, lt=1)
     """Coverage of the intervals that alarms rest on; a question with several chances to alarm divides what is left among them."""
-    min_lean: float = Field(default=0.15, ge=0)
+    min_lean: float = Field(default=0.2, ge=0)
     """Misjudged weight of a feature below which no alarm is raised, however certain; standard deviations of the score difference a pair."""
     max_domain_gap: float = Field(default=0.02, ge=0, lt=1)
     """Accuracy that a domain may lie below all others together without an alarm."""
@@ -34,7 +34,7 @@ class CardSettings(Config):
     """A difference of easy and hard accuracy below this raises no alarm, however certain."""
     min_calibration_error: float = Field(default=0.04, ge=0, lt=1)
     """An expected calibration error below this raises no alarm, however certain."""
-    max_prompt_debt: float = Field(default=0.25, ge=0)
+    max_prompt_debt: float = Field(default=0.2, ge=0)
     """A debt to the prompt up to this raises no alarm, however certain; at 1 half of the match of prompt and reply is hidden."""
     max_unread: float = Field(default=0.01, ge=0, lt=1)
     """Share of replies whose score may be blind to prompt or end, or follow the batch."""
