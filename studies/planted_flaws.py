@@ -81,7 +81,7 @@ DOMAIN = "sound"
 """Questions about the sounds of animals, about an eighth of the prompts."""
 TIMES = (0.5, 1.0, 1.5)
 """Sizes of the power curve, as multiples of the one that costs 10 %."""
-CURVE_SEEDS = 6
+CURVE_SEEDS = 4
 """The first so many seeds are examined at all sizes, the others at the one that costs 10 %."""
 PROBES = ProbeSettings(prompt_replies=2 * PROMPTS * 8)
 """All judged replies are scored under other prompts."""
