@@ -3,7 +3,7 @@
 Reward models are programs over the helpdesk world: gold, plus noise that is smooth in the words of prompt and reply, on the scale of the
 labels' log-odds. Six flaws are planted at graded sizes. The cost of a size is what the optimum of a KL-regularised policy under the flawed
 score loses of the gold objective's gain, on sampled replies. The sizes that cost 10 % are found on seeds 0 to 9, and the card's thresholds
-were set on seeds 0 to 22 and 100 to 116; power and false alarms come from others. Every examination has its own world, labels, noise and
+were set on seeds 0 to 22 and 100 to 117; power and false alarms come from others. Every examination has its own world, labels, noise and
 probes.
 
     python studies/planted_flaws.py --tune            # sizes, written beside the results
