@@ -72,10 +72,7 @@ def evaluate(
     ask: Ask = None,
     training_data: TrainingData = None,
     learning_curve: LearningCurve = False,
-    rendering: Annotated[
-        str,
-        typer.Option("--rendering", help="How chat messages become text where a model has no chat template: template (refuses) or roles."),
-    ] = "template",
+    rendering: Rendered = "template",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that teach nothing, and count them.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstraps.")] = 0,
     json: Json = False,
@@ -88,6 +85,8 @@ def evaluate(
         raise UserError("--reward-model needs --data, a file of judged replies.", where="reward evaluate")
     if agreement is not None and not 0.5 < agreement <= 1:
         raise UserError(f"must be above 0.5 and at most 1, got {agreement:g}. At 0.5 labels hold no signal.", where="--agreement")
+    if rendering not in ("template", "roles"):
+        raise UserError(f"must be 'template' or 'roles', got '{rendering}'.", where="--rendering")
     probing = probing_of(probes, phrase or [], from_file=scores is not None)
     teaching = teaching_of(
         policy=policy, reference=reference, prompts=prompts, samples=samples, max_tokens=max_tokens, temperature=temperature,
@@ -152,7 +151,7 @@ class _Made:
     sources: list[dict[str, Any]]
     models: list[dict[str, Any]]
     loaded: Mapping[str, RewardModel] = field(default_factory=dict)
-    """None where scores come from a file."""
+    """By name; empty where scores come from a file."""
 
 
 def _from_file(path: Path, probing: Probing) -> _Made:
@@ -196,8 +195,6 @@ def _from_models(
 
 def _loaded(path: str, rendering: Any) -> RewardModel:
     """A reward model that cuts what is longer than its context: one long reply must not end an examination of thousands."""
-    if rendering not in ("template", "roles"):
-        raise UserError(f"must be 'template' or 'roles', got '{rendering}'.", where="--rendering")
     from trueup.models.reward import TrunkReward, load_reward
 
     model = load_reward(path, rendering=rendering)
