@@ -18,7 +18,7 @@ from trueup.core.rng import Key
 from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import plain_text
 from trueup.learn.table import Table
-from trueup.models.embeddings import Embedder, load_embedder
+from trueup.models.embeddings import Embedder, same_embedder
 from trueup.models.heads import fresh_head
 from trueup.models.loading import one_line, seeded
 
@@ -140,11 +140,7 @@ def load_embedding_reward(folder: str | Path, embedder: Embedder | None = None) 
         features, hidden, name = settings["features"], settings["hidden_size"], settings["embedder_name"]
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(f"is no whole embedding reward model: {one_line(error)}.", where=str(folder)) from error
-    embedder = embedder or load_embedder(settings.get("embedder"))
-    if embedder.name != name:
-        raise UserError(
-            f"was trained on embeddings '{name}', but '{embedder.name}' was found. Name the same embedding model.", where=str(folder)
-        )
+    embedder = same_embedder(name, settings.get("embedder"), embedder, str(folder))
     reward = new_embedding_reward(
         embedder, Key(0), hidden_size=hidden, features=features, source=settings.get("embedder"), outputs=settings.get("outputs", 1)
     )

@@ -173,6 +173,24 @@ def load_embedder(name_or_path: str | None = None, cache_dir: str | Path | None 
     return CachedEmbedder(embedder, Path(cache_dir) if cache_dir is not None else None)
 
 
+def same_embedder(name: str, source: str | None, given: Embedder | None, where: str) -> Embedder:
+    """The embedder that a saved model was trained on.
+
+    Args:
+        name: of the embedder, with its weights' hash.
+        source: folder or hub name it was found under.
+        given: the embedder, where the caller has it.
+        where: the saved model, for messages.
+
+    Raises:
+        UserError: what was found has other weights.
+    """
+    found = given or load_embedder(source)
+    if found.name != name:
+        raise UserError(f"was trained on embeddings '{name}', but '{found.name}' was found. Name the same embedding model.", where=where)
+    return found
+
+
 def _hub_cache() -> str | None:
     from huggingface_hub import try_to_load_from_cache
 

@@ -26,7 +26,8 @@ from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import plain_text
 from trueup.learn.table import Table
 from trueup.models.embedding_reward import SETTINGS, WEIGHTS
-from trueup.models.embeddings import Embedder, load_embedder
+from trueup.models.embeddings import Embedder, same_embedder
+from trueup.models.heads import given_head
 from trueup.models.loading import one_line
 from trueup.models.style import STYLE, style_of
 from trueup.models.word_features import Words, learn_words
@@ -140,9 +141,7 @@ class FeatureReward:
 
     def __init__(self, features: Featuriser, weight: Array) -> None:
         self.features = features
-        self.head = nn.Linear(len(weight), 1, bias=False)
-        with torch.no_grad():
-            self.head.weight.copy_(torch.from_numpy(np.asarray(weight, dtype=np.float32))[None])
+        self.head = given_head(weight)
 
     @property
     def module(self) -> nn.Module:
@@ -226,11 +225,7 @@ def load_feature_reward(folder: str | Path, embedder: Embedder | None = None) ->
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"is no whole reward model of features: {one_line(error)}.", where=str(folder)) from error
     if name is not None:
-        embedder = embedder or load_embedder(settings.get("embedder"))
-        if embedder.name != name:
-            raise UserError(
-                f"was trained on embeddings '{name}', but '{embedder.name}' was found. Name the same embedding model.", where=str(folder)
-            )
+        embedder = same_embedder(name, settings.get("embedder"), embedder, str(folder))
     return FeatureReward(Featuriser(blocks, scales, words, spread, embedder, settings.get("embedder")), weight)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from trueup.core.rng import Key
@@ -18,6 +20,14 @@ def fresh_head(head: nn.Linear, key: Key) -> None:
         head.weight.copy_(torch.randn(head.weight.shape, generator=generator) / math.sqrt(head.in_features + 1))
         if head.bias is not None:
             head.bias.zero_()
+
+
+def given_head(weight: NDArray[Any]) -> nn.Linear:
+    """One output without bias that has these weights, [D]."""
+    head = nn.Linear(len(weight), 1, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(np.asarray(weight, dtype=np.float32))[None])
+    return head
 
 
 def set_outputs(config: Any, outputs: int) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -19,6 +18,7 @@ from trueup.learn.table import Table
 from trueup.models.embedding_reward import SETTINGS, WEIGHTS, EmbeddingReward, load_embedding_reward
 from trueup.models.embeddings import Embedder
 from trueup.models.feature_reward import FeatureReward, load_feature_reward
+from trueup.models.heads import given_head
 from trueup.models.loading import one_line
 from trueup.stats.bootstrap import Array
 
@@ -44,9 +44,7 @@ class StackedReward:
 
     def __init__(self, members: Mapping[str, TextReward], weight: Array) -> None:
         self.members = dict(members)
-        self.head = nn.Linear(len(self.members), 1, bias=False)
-        with torch.no_grad():
-            self.head.weight.copy_(torch.from_numpy(np.asarray(weight, dtype=np.float32))[None])
+        self.head = given_head(weight)
 
     @property
     def module(self) -> nn.Module:
