@@ -31,15 +31,17 @@ from trueup.ops.returns import on_last
 from trueup.optimizers.experience import PromptBatch
 from trueup.optimizers.ppo import PPOConfig
 from trueup.optimizers.rloo import RLOOConfig
+from trueup.rewards.combine import Product, WeightedSum
 from trueup.rewards.dense.protocol import SegmentTargets
 from trueup.rewards.dense.segments import SegmentsConfig
 from trueup.rewards.dense.tokens import TokensConfig
 from trueup.rewards.dense.values import ValuesConfig
-from trueup.rewards.dense_reward import SegmentReward, TokenSum, load_dense, placed_reward, save_dense, worth
+from trueup.rewards.dense_reward import SegmentReward, load_dense, placed_reward, save_dense, worth
 from trueup.rewards.fit_dense import DenseLearner, MarkedBatch
-from trueup.rewards.in_force import RewardInForce
+from trueup.rewards.in_force import RewardInForce, in_force
 from trueup.rewards.learned import LearnedReward
-from trueup.rewards.protocol import DenseReward
+from trueup.rewards.protocol import DenseReward, components_of
+from trueup.rewards.shaping import Clipped, LengthPenalty
 
 WHOLE = Category(name="whole", labels=("miss",), unit="reply", reading="value", labels_are="merits")
 LINES = Category(name="line", labels=("wrong",), unit="line", weight=0.5, reading="chance")
@@ -326,7 +328,7 @@ def test_one_segment_is_the_terminal_reward() -> None:
 def test_sums_keep_every_reward_in_its_place() -> None:
     policy = tiny_policy().tokenizer
     lines, plain = dense(policy, [LINES]), LearnedReward(tiny_reward(seed=2))
-    total = TokenSum([(2.0, lines), (0.3, plain)])
+    total = WeightedSum([(2.0, lines), (0.3, plain)])
     prompts, seq = ["tell"] * 3, sequences(policy, REPLIES)
     found = total.token_rewards(prompts, REPLIES, seq)
     assert isinstance(total, DenseReward)
@@ -336,6 +338,34 @@ def test_sums_keep_every_reward_in_its_place() -> None:
     torch.testing.assert_close(found.sum(1), total.score(prompts, REPLIES, seq))
     with pytest.raises(ValueError, match="policy's tokenizer"):
         SegmentReward(lines.model, [LINES]).token_rewards(prompts, REPLIES, seq)
+
+
+def test_shaping_keeps_places_or_gives_one_number_at_the_end() -> None:
+    """A price of 0.5 a word beyond the first."""
+    policy = tiny_policy().tokenizer
+    lines = dense(policy, [LINES])
+    prompts, seq = ["tell"] * 3, sequences(policy, REPLIES)
+    placed = lines.token_rewards(prompts, REPLIES, seq)
+    # "good bad / dull" has 3 words, "tell" 1, "good / bad / ask ask" 4: 2, 0 and 3 beyond the first
+    price = on_last(0.5 * torch.tensor([2.0, 0.0, 3.0]), seq.mask)
+    cheaper = LengthPenalty(lines, per_word=0.5, free_words=1)
+    assert isinstance(cheaper, DenseReward)
+    torch.testing.assert_close(cheaper.token_rewards(prompts, REPLIES, seq), placed - price)
+    torch.testing.assert_close(cheaper.score(prompts, REPLIES), (placed - price).sum(1))
+    for whole in (Clipped(lines, -0.5, 0.5), Product([(1.0, Clipped(lines, 0.0, 1.0))])):
+        assert not isinstance(whole, DenseReward)
+        torch.testing.assert_close(placed_reward(whole, prompts, REPLIES, seq), on_last(whole.score(prompts, REPLIES), seq.mask))
+
+
+def test_a_sum_tells_what_it_is_made_of() -> None:
+    lines, plain = dense(tiny_policy().tokenizer, [LINES]), LearnedReward(tiny_reward(seed=2))
+    total = WeightedSum([(2.0, lines), (0.3, plain)], ["lines", "plain"])
+    assert components_of(total) == components_of(RewardInForce(total)) == {"lines": lines, "plain": plain}
+    assert components_of(plain) == components_of(RewardInForce(plain)) == {}
+    assert in_force(RewardInForce(plain)) is in_force(plain) is plain
+    assert list(components_of(WeightedSum([(1.0, plain), (1.0, lines)]))) == ["1", "2"]
+    with pytest.raises(ValueError, match="distinct names"):
+        WeightedSum([(1.0, plain), (1.0, lines)], ["same", "same"])
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:

@@ -57,6 +57,14 @@ def reward_of(kind: str, **values: Any) -> RewardConfig:
     return run_with({"kind": kind, **values}).arms[0].reward
 
 
+def test_parts_of_a_sum_have_names() -> None:
+    plain = {"kind": "pattern", "expression": "a"}
+    config = reward_of("sum", parts=[{"reward": plain}, {"reward": "learned", "name": "quality"}, {"reward": plain}])
+    assert config.names() == ["pattern_1", "quality", "pattern_2"]  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="distinct names"):
+        reward_of("sum", parts=[{"reward": plain, "name": "learned"}, {"reward": "learned"}])
+
+
 @pytest.mark.parametrize("kind", sorted(EXAMPLES))
 def test_every_kind_survives_yaml(kind: str, tmp_path: Path) -> None:
     config = run_with({"kind": kind, **EXAMPLES[kind]})

@@ -118,31 +118,6 @@ class SegmentReward:
         return [p for p in parts if p.read >= 0]
 
 
-class TokenSum:
-    """A weighted sum of rewards, each where it falls: dense ones at their tokens, others at the last.
-
-    Args:
-        parts: rewards with their weights.
-    """
-
-    def __init__(self, parts: Sequence[tuple[float, Reward]]) -> None:
-        self.parts = list(parts)
-
-    def score(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
-        """[B] see `Reward.score`."""
-        total = torch.zeros(len(replies))
-        for weight, reward in self.parts:
-            total = total + weight * reward.score(prompts, replies, sequences).cpu()
-        return total
-
-    def token_rewards(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences) -> Tensor:
-        """[B, T] see `DenseReward.token_rewards`."""
-        total = torch.zeros(sequences.mask.shape, device=sequences.tokens.device)
-        for weight, reward in self.parts:
-            total = total + weight * placed_reward(reward, prompts, replies, sequences)
-        return total
-
-
 def placed_reward(reward: Reward, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences) -> Tensor:
     """[B, T] What a reward gives at each token of the policy: a dense one where it says, another its score on the last token."""
     if isinstance(reward, DenseReward):

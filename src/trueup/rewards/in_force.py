@@ -9,7 +9,7 @@ from torch import Tensor
 from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import Sequences
 from trueup.rewards.dense_reward import placed_reward
-from trueup.rewards.protocol import Reward
+from trueup.rewards.protocol import Reward, components_of
 
 
 class RewardInForce:
@@ -29,3 +29,12 @@ class RewardInForce:
     def token_rewards(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences) -> Tensor:
         """[B, T] see `DenseReward.token_rewards`; of a reward that is not dense, its score on the last token."""
         return placed_reward(self.reward, prompts, replies, sequences)
+
+    def components(self) -> dict[str, Reward]:
+        """What the present reward is made of; empty where it is of one piece."""
+        return components_of(self.reward)
+
+
+def in_force(reward: Reward) -> Reward:
+    """The reward itself, or the one that is in force behind it."""
+    return reward.reward if isinstance(reward, RewardInForce) else reward

@@ -1,8 +1,8 @@
-"""What an optimizer asks of a reward: one number a reply, from text; of a dense one, also where in the reply it falls."""
+"""What an optimizer asks of a reward: one number a reply, from text; of a dense one, where in the reply it falls; of a sum, its parts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -38,3 +38,17 @@ class DenseReward(Reward, Protocol):
             sequences: the same rows as the policy's tokens.
         """
         ...
+
+
+@runtime_checkable
+class Composed(Reward, Protocol):
+    """A reward that is made of named ones, which some optimizers want to see apart."""
+
+    def components(self) -> Mapping[str, Reward]:
+        """Name -> reward, without its weight; empty where the reward is of one piece after all."""
+        ...
+
+
+def components_of(reward: Reward) -> dict[str, Reward]:
+    """What a reward is made of, by name; empty where it is of one piece."""
+    return dict(reward.components()) if isinstance(reward, Composed) else {}

@@ -1,6 +1,8 @@
 """Changes of a reward before optimisation: clipping, a bounded sigmoid to a reference, a length penalty.
 
-Monotone shaping changes no choice of best-of-n within a prompt; a bounded one limits what one step can gain.
+Monotone shaping changes no choice of best-of-n within a prompt; a bounded one limits what one step can gain. Clipping and the sigmoid
+are functions of a reply's whole score, so they are given at its end, also where the reward they shape is dense; the length penalty
+leaves a dense reward where it falls.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from torch import Tensor
 from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import Sequences
 from trueup.data.turns import prompt_id
+from trueup.ops.returns import on_last
+from trueup.rewards.dense_reward import placed_reward
 from trueup.rewards.known import known_of
 from trueup.rewards.protocol import Reward
 
@@ -80,5 +84,14 @@ class LengthPenalty:
 
     def score(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences | None = None) -> Tensor:
         """[B] see `Reward.score`."""
+        found = self.reward.score(prompts, replies, sequences)
+        return found - self._price(replies).to(found.device)
+
+    def token_rewards(self, prompts: Sequence[Conversation], replies: Sequence[Reply], sequences: Sequences) -> Tensor:
+        """[B, T] see `DenseReward.token_rewards`; the price falls on the last token."""
+        price = self._price(replies).to(sequences.tokens.device)
+        return placed_reward(self.reward, prompts, replies, sequences) - on_last(price, sequences.mask)
+
+    def _price(self, replies: Sequence[Reply]) -> Tensor:
         words = torch.tensor([float(len(r.text.split())) for r in replies])
-        return self.reward.score(prompts, replies, sequences) - self.per_word * (words - self.free_words).clamp(min=0)
+        return self.per_word * (words - self.free_words).clamp(min=0)

@@ -17,7 +17,7 @@ class Rule(Config):
     """What a reply should be like, or should not."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
-    """For messages and readers."""
+    """For messages, readers, and optimizers with several objectives (``constrained``)."""
     expression: Expression
     """Regular expression in Python's syntax; ``.`` matches line ends too."""
     whole: bool = False
@@ -45,4 +45,5 @@ class RulesConfig(RewardConfig):
 
     def build(self, sources: RewardSources) -> Reward:
         """The sum."""
-        return WeightedSum([(r.weight, Pattern(r.expression, whole=r.whole, wanted=r.wanted)) for r in self.rules])
+        checks = [(r.weight, Pattern(r.expression, whole=r.whole, wanted=r.wanted)) for r in self.rules]
+        return WeightedSum(checks, [r.name for r in self.rules])
