@@ -23,7 +23,10 @@ from trueup.learn.table import Examples, Mean, Table
 from trueup.loop.config import LoopConfig
 from trueup.loop.state import load_state, save_state
 from trueup.loop.train import train
+from trueup.optimizers.dpo import DPOConfig
 from trueup.optimizers.experience import PromptBatch
+from trueup.optimizers.inclusive import InclusiveConfig
+from trueup.optimizers.ipo import IPOConfig
 from trueup.optimizers.ppo import PPOConfig
 from trueup.optimizers.rloo import RLOOConfig
 from trueup.optimizers.sft import SFT
@@ -119,6 +122,9 @@ LEARNERS = {
     "sft": Case(lambda: SFT(tiny_policy()), demonstrations),
     "rloo": Case(lambda: RLOOConfig(**ONLINE).build(tiny_parts()), prompts),
     "ppo": Case(lambda: PPOConfig(**ONLINE, whiten_rewards=True, target_kl_nats=1.0).build(tiny_parts()), prompts),
+    "dpo": Case(lambda: DPOConfig(label_smoothing=0.1, length_alpha=0.05).build(tiny_parts()), preferences),
+    "ipo": Case(lambda: IPOConfig().build(tiny_parts()), preferences),
+    "inclusive": Case(lambda: InclusiveConfig().build(tiny_parts()), preferences),
     "pairs": Case(lambda: RewardLearner(BradleyTerryConfig(center_rewards_coefficient=0.1), tiny_reward()), preferences),
     "pairs without ties": Case(lambda: RewardLearner(BradleyTerryConfig(ties="drop"), tiny_reward()), groups),
     **{kind: Case(partial(reward_learner, kind), groups) for kind in kinds("trueup.rewards.objectives") if kind != "protocol"},
@@ -151,7 +157,7 @@ def assert_same(a: tuple[list[torch.Tensor], dict[str, Mean]], b: tuple[list[tor
 
 
 def change(e: Any, edit: Callable[[Sequences], Sequences], pad: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:
-    """The experience with its padding edited: in sequences by ``edit``, in [B, T] columns by ``pad``."""
+    """The experience with its padding edited: in sequences by ``edit``, in columns of tokens ([B, T], or [B, 2, T] of pairs) by ``pad``."""
     out = {}
     for f in fields(e):
         x = getattr(e, f.name)
@@ -162,7 +168,7 @@ def change(e: Any, edit: Callable[[Sequences], Sequences], pad: Callable[[torch.
             out[f.name] = replace(x, **absent)
         elif isinstance(x, SegmentTargets):
             out[f.name] = replace(x, target=torch.where(x.present, x.target, torch.full_like(x.target, float("nan"))))
-        elif isinstance(x, torch.Tensor) and x.dim() == 2:
+        elif isinstance(x, torch.Tensor) and x.dim() > 1 and x.dim() == e.sequences.mask.dim():
             out[f.name] = pad(x, e.sequences.mask)
     return replace(e, **out)
 
@@ -193,7 +199,7 @@ def test_more_padding_changes_nothing(name: str) -> None:
         return s.widen(s.prompt_width + 2, s.mask.shape[1] + 3, 4)
 
     def wider(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x, torch.full((len(x), 3), float("nan") if x.is_floating_point() else 0, dtype=x.dtype)], 1)
+        return torch.cat([x, torch.full((*x.shape[:-1], 3), float("nan") if x.is_floating_point() else 0, dtype=x.dtype)], -1)
 
     assert_same(gradients(learner, e), gradients(learner, change(e, widen, wider)))
 

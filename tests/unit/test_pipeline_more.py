@@ -15,7 +15,7 @@ from trueup.data.rows import Prompt, Reply
 from trueup.data.tokens import encode_prompts, encode_replies, pack
 from trueup.models.policy import load_policy
 from trueup.models.reward import load_reward
-from trueup.pipeline.arm import _prompt_batches
+from trueup.pipeline.feed import feed
 from trueup.pipeline.config import RunConfig
 from trueup.pipeline.context import Context
 from trueup.pipeline.events import nobody
@@ -174,7 +174,8 @@ def test_a_refit_changes_the_reward_from_the_next_step_on(context: Context) -> N
 
 def test_the_policy_learns_on_training_prompts_only(context: Context) -> None:
     assert context.config.policy is not None
-    batch_of = _prompt_batches(context, load_policy(context.run.checkpoint("sft")), context.config.policy)
+    stage = context.config.policy
+    batch_of = feed(context, stage.optimizer, load_policy(context.run.checkpoint("sft")), [], stage.prompts_per_step, Key(3))
     seen = [p for step in range(6) for p in batch_of(step).prompt]
     train = [p.text for p in context.world.prompts("train")]
     assert sorted(map(str, seen)) == sorted(map(str, 2 * train))  # six batches of four: two epochs of twelve

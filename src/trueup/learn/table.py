@@ -52,6 +52,11 @@ class Table:
                 columns[f.name] = type(first).concat(values) if isinstance(first, Table) else tuple(s for v in values for s in v)
         return cls(**columns)
 
+    def to(self, device: torch.device) -> Self:
+        """The same rows with every tensor on that device."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(**{n: x.to(device) if isinstance(x, Tensor | Table) else x for n, x in columns.items()})
+
     def stacked(self, size: int) -> Self:
         """Rows by groups of ``size`` neighbours: every tensor column [B * size, ...] -> [B, size, ...]. Only tables of tensors can be."""
         return self._reshaped(lambda x: x.unflatten(0, (-1, size)))

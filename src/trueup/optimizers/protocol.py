@@ -5,16 +5,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from trueup.core.config import Component
+from trueup.data.rows import Demonstration
 from trueup.decoding.rollout import Rollout
 from trueup.learn.learner import Learner
 from trueup.models.policy import Policy, Reference
 from trueup.rewards.protocol import Reward
+
+Data = Literal["prompts", "preferences", "demonstrations"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +30,17 @@ class Parts:
     rollout: Rollout
     sum_over_processes: Callable[[Tensor], Tensor] = lambda x: x
     """Adds a tensor over processes; the identity in one."""
+    demonstrations: tuple[Demonstration, ...] = ()
+    """Of the world, for optimizers that mix them in."""
 
 
 class OptimizerConfig(Component):
     """Settings of a policy optimizer; the file's one subclass adds its own."""
+
+    learns_from: ClassVar[Data] = "prompts"
+    """What the pipeline feeds it: `PromptBatch`, or `Examples` of `Judged` pairs or of `Demonstration`."""
+    uses_reward: ClassVar[bool] = True
+    """Whether it looks at the arm's reward; one that does not needs no reward model, and cannot be helped by a refit of it."""
 
     @abstractmethod
     def build(self, parts: Parts) -> Learner[Any, Any]:
@@ -54,3 +64,11 @@ class OnlineConfig(OptimizerConfig):
     """Subtracted from the score of a reply that did not end."""
     importance_cap: float | None = Field(default=None, gt=0)
     """Weigh replies by min(cap, pi_training/pi_sampling), which corrects for a sampler of lower precision; off if left out."""
+
+
+class OfflineConfig(OptimizerConfig):
+    """Settings of optimizers that learn from given preference pairs."""
+
+    learns_from: ClassVar[Data] = "preferences"
+    max_completion_length: int = Field(default=48, ge=1)
+    """Longest reply where the policy is sampled, tokens: at probes, and for a baseline. Replies of the data are read whole."""

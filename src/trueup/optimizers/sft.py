@@ -6,7 +6,7 @@ Deviation: the mean is over all reply tokens of the minibatch (over all processe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,14 @@ from trueup.learn.table import Examples, Loss, Table
 from trueup.models.policy import Policy
 from trueup.ops.masking import mean_of, weighted_sum
 from trueup.ops.weights import counts, token_mean
-from trueup.optimizers.protocol import OptimizerConfig, Parts
+from trueup.optimizers.protocol import Data, OptimizerConfig, Parts
 
 
 class SFTConfig(OptimizerConfig):
     """Cross-entropy on demonstrations."""
 
+    learns_from: ClassVar[Data] = "demonstrations"
+    uses_reward: ClassVar[bool] = False
     kind: Literal["sft"] = "sft"
     """This file."""
 

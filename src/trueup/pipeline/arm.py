@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
-from trueup.core.errors import UserError
-from trueup.core.rng import Key, epoch_rows
+from trueup.core.rng import Key
 from trueup.data.rows import Preference
-from trueup.data.tokens import encode_prompts
 from trueup.decoding.rollout import Rollout
 from trueup.loop.state import load_state
 from trueup.loop.train import Step
 from trueup.models.policy import Policy, Reference, load_policy, reference_of
-from trueup.optimizers.experience import PromptBatch
 from trueup.optimizers.protocol import Parts
 from trueup.pipeline.arm_config import ArmConfig
 from trueup.pipeline.calibrate import calibrate
 from trueup.pipeline.config import PolicyStageConfig
 from trueup.pipeline.context import Context
+from trueup.pipeline.feed import feed
 from trueup.pipeline.members import Shared
 from trueup.pipeline.preferences import Scorer, score_offline
 from trueup.pipeline.probe import Proxies, probe
@@ -35,6 +32,7 @@ from trueup.realign.config import RealignConfig
 from trueup.realign.frft import plan_refit
 from trueup.realign.select.protocol import PolicySample
 from trueup.realign.trigger import due, pause_steps
+from trueup.rewards.absent import AbsentReward
 from trueup.rewards.config import every
 from trueup.rewards.in_force import RewardInForce
 from trueup.rewards.learned import LearnedReward
@@ -76,9 +74,10 @@ def run_arm(context: Context, config: ArmConfig, first: LearnedReward | None, po
     if stage is None or context.run.done(done) is not None:
         return
     policy = load_policy(context.run.checkpoint("sft"), lora=lora_of(context.config.policy_model), precision=context.precision)
+    optimizer = config.optimizer or stage.optimizer
+    batch_of = feed(context, optimizer, policy, pool, stage.prompts_per_step, context.key / STAGE / "data")
     arm = _begun(context, config, policy, first, pool, shared)
-    learner = (config.optimizer or stage.optimizer).build(_parts(context, arm, stage))
-    batch_of = _prompt_batches(context, policy, stage)
+    learner = optimizer.build(_parts(context, arm, stage))
     if _steps_done(context, config) == 0:
         _measure(context, arm, 0)
 
@@ -114,6 +113,8 @@ def _begun(context: Context, config: ArmConfig, policy: Policy, first: LearnedRe
         _score_offline(context, CLEAN, rewards[CLEAN].raw)
         calibrate(context, CLEAN, rewards[CLEAN], shared.held_out)
     sources = Sources(shared, next(iter(rewards.values()), None))
+    if config.reward.kind == "learned" and not rewards:  # `check_arms` let it pass: the optimizer uses no reward
+        return Arm(config, policy, reference_of(policy), rewards, RewardInForce(AbsentReward()))
     reward = sources.build(config.reward)
     proxies = None
     if config.reward.kind not in ("learned", "clean") and (config.reward.kind != "gold" or not rewards):
@@ -141,22 +142,6 @@ def _parts(context: Context, arm: Arm, stage: PolicyStageConfig) -> Parts:
         rollout=Rollout(arm.policy, stage.rollout_precision),
         sum_over_processes=add,
     )
-
-
-def _prompt_batches(context: Context, policy: Policy, stage: PolicyStageConfig) -> Callable[[int], PromptBatch]:
-    prompts = list(context.world.prompts("train"))
-    if not prompts:
-        raise UserError("the world has no training prompts for the policy.", where="world")
-    ids = [tuple(row) for row in encode_prompts(policy.tokenizer, [p.text for p in prompts])]
-    key = context.key / STAGE / "data"
-
-    def batch_of(step: int) -> PromptBatch:
-        picked = epoch_rows(key, len(prompts), stage.prompts_per_step, step)
-        return PromptBatch(
-            row=torch.arange(len(picked)), prompt=tuple(prompts[int(i)].text for i in picked), ids=tuple(ids[int(i)] for i in picked)
-        )
-
-    return batch_of
 
 
 def _steps_done(context: Context, config: ArmConfig) -> int:

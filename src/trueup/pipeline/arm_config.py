@@ -24,7 +24,8 @@ class ArmConfig(Config):
     """Short name; part of file names."""
     reward: AnyReward = LearnedConfig()
     """What the policy is optimised against: the run's reward model, an ensemble, a check, a sum or shaping of others (docs/rewards.md).
-    Two are controls that need a world with a truth: ``clean``, a reward model fitted to the same pairs ordered by gold, and ``gold``."""
+    Two are controls that need a world with a truth: ``clean``, a reward model fitted to the same pairs ordered by gold, and ``gold``.
+    A policy that learns from pairs alone (``dpo``) is only measured by it."""
     realign: RealignConfig | None = None
     """Inverse alignment; a static reward model if left out."""
     optimizer: AnyOptimizer | None = None
@@ -43,16 +44,18 @@ class ArmConfig(Config):
         """Kinds of its reward and of all that this is made of."""
         return {part.kind for part in every(self.reward)}
 
-    def needs_pairs(self) -> bool:
-        """Whether it learns from preferences, beside the run's reward model."""
-        return self.realign is not None or bool(self.kinds() & {"clean", "last_layer"})
+    def needs_pairs(self, default: OptimizerConfig) -> bool:
+        """Whether it learns from preferences, beside the run's reward model; ``default`` is the run's optimizer."""
+        optimizer = self.optimizer or default
+        return self.realign is not None or optimizer.learns_from == "preferences" or bool(self.kinds() & {"clean", "last_layer"})
 
 
-def check_arms(arms: Sequence[ArmConfig], model: bool, trained: bool, adapter: bool) -> None:
+def check_arms(arms: Sequence[ArmConfig], default: OptimizerConfig, model: bool, trained: bool, adapter: bool) -> None:
     """Whether a run can give its arms what their rewards are made of.
 
     Args:
         arms: of the run.
+        default: the run's optimizer.
         model: the run has a reward model.
         trained: it is trained in the run.
         adapter: by way of an adapter.
@@ -61,6 +64,14 @@ def check_arms(arms: Sequence[ArmConfig], model: bool, trained: bool, adapter: b
         ValueError: it cannot.
     """
     for arm in arms:
+        optimizer = arm.optimizer or default
+        if arm.realign is not None and not optimizer.uses_reward:
+            raise ValueError(
+                f"arm '{arm.name}': 'realign' refits a reward model, which '{optimizer.kind}' does not look at. Remove realign, or choose "
+                "an optimizer that learns from rewards"
+            )
+        if not optimizer.uses_reward and arm.reward.kind == "learned":
+            continue  # without a reward model there is one measurement less
         for part in every(arm.reward):
             if not model and (part.kind in ("learned", *TRAINED_HERE) or arm.realign is not None):
                 raise ValueError(f"arm '{arm.name}' needs a reward model ({part.kind}), but 'reward' is null")

@@ -189,7 +189,7 @@ class PolicyStageConfig(Config):
     steps: int = Field(default=200, ge=1)
     """Updates."""
     prompts_per_step: int = Field(default=16, ge=1)
-    """Prompts a step, over all processes."""
+    """Prompts a step, over all processes; pairs or demonstrations, where the optimizer learns from those."""
     loop: LoopConfig = LoopConfig(learning_rate=3e-4)
     """How steps are taken."""
     rollout_precision: Literal["float32", "bf16"] = "float32"
@@ -260,7 +260,8 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _reward_models_that_are_needed(self) -> RunConfig:
         if self.policy is not None:
-            check_arms(self.arms, self.reward is not None, self.reward is not None and self.reward.train, self._adapts())
+            trained = self.reward is not None and self.reward.train
+            check_arms(self.arms, self.policy.optimizer, self.reward is not None, trained, self._adapts())
         return self
 
     def _adapts(self) -> bool:
@@ -269,7 +270,7 @@ class RunConfig(Config):
     def needs_pairs(self) -> bool:
         """Whether anything of the run learns from preferences."""
         fits = self.reward is not None and self.reward.train
-        return fits or (self.policy is not None and any(arm.needs_pairs() for arm in self.arms))
+        return fits or (self.policy is not None and any(arm.needs_pairs(self.policy.optimizer) for arm in self.arms))
 
     @model_validator(mode="after")
     def _distinct_arms(self) -> RunConfig:

@@ -13,7 +13,7 @@ from trueup.data.tokens import Sequences, decode_replies, encode_prompts
 from trueup.decoding.rollout import Rollout
 from trueup.decoding.sample import Sampled
 from trueup.models.policy import Policy, load_policy
-from trueup.optimizers.protocol import OnlineConfig
+from trueup.optimizers.protocol import OfflineConfig, OnlineConfig
 from trueup.optimizers.rloo import RLOOConfig
 from trueup.pipeline.config import RewardStageConfig
 from trueup.pipeline.context import Context
@@ -39,6 +39,8 @@ class Written:
 def decoding_of(context: Context) -> Decoding:
     """How the run's policies are sampled: as its optimizer samples them."""
     stage = context.config.policy
+    if stage is not None and isinstance(stage.optimizer, OfflineConfig):
+        return Decoding(temperature=1.0, top_p=1.0, max_tokens=stage.optimizer.max_completion_length)
     online = stage.optimizer if stage is not None and isinstance(stage.optimizer, OnlineConfig) else RLOOConfig()
     return Decoding(temperature=online.temperature, top_p=online.top_p, max_tokens=online.max_completion_length)
 
