@@ -73,11 +73,12 @@ def test_heads_and_their_gradient_equal_the_plain_formula(monkeypatch: pytest.Mo
     for lean in (True, False):
         x, weight, query, key, value = (v.clone().requires_grad_() for v in values)
         if lean:
-            out = project_heads(x, NormWeight(weight, 1e-6), query, key, value, cos, sin, torch.float32)
+            out = project_heads(x, NormWeight(weight, 1e-6), query, key, value, torch.complex(cos, sin), torch.float32)
         else:
             inner = F.rms_norm(x, (6,), weight, 1e-6)
             q, k = (rotary((inner @ w.t()).view(7, -1, 4), cos, sin).reshape(7, -1) for w in (query, key))
-            out = (q, k, inner @ value.t())
+            # numbers that turn together become neighbours: 0, 2, 1, 3 of each head of four
+            out = (*(y.view(7, -1, 4)[..., [0, 2, 1, 3]].reshape(7, -1) for y in (q, k)), inner @ value.t())
         sum((o * u).sum() for o, u in zip(out, upstreams, strict=True)).backward()  # type: ignore[union-attr]
         results.append([*(o.detach() for o in out), *(p.grad for p in (x, weight, query, key, value))])
     for mine, reference in zip(*results, strict=True):
@@ -87,12 +88,12 @@ def test_heads_and_their_gradient_equal_the_plain_formula(monkeypatch: pytest.Mo
 def test_queries_or_keys_may_be_left_out() -> None:
     generator = torch.Generator().manual_seed(3)
     x, weight, query, key, value, angles = leaves(generator, (5, 6), (6,), (4, 6), (4, 6), (4, 6), (5, 1, 2))
-    nothing, turn, norm = torch.empty(0, 6), (angles.cos(), angles.sin()), NormWeight(weight, 1e-6)
-    q, k, v = project_heads(x, norm, query, key, value, *turn, torch.float32)
-    alone, *rest = project_heads(x, norm, query, nothing, nothing, *turn, torch.float32)
+    nothing, turn, norm = torch.empty(0, 6), torch.polar(torch.ones_like(angles), angles), NormWeight(weight, 1e-6)
+    q, k, v = project_heads(x, norm, query, key, value, turn, torch.float32)
+    alone, *rest = project_heads(x, norm, query, nothing, nothing, turn, torch.float32)
     assert [r.shape for r in rest] == [(5, 0), (5, 0)]
     torch.testing.assert_close(alone, q, rtol=0, atol=1e-6)
-    _, *both = project_heads(x, norm, nothing, key, value, *turn, torch.float32)
+    _, *both = project_heads(x, norm, nothing, key, value, turn, torch.float32)
     torch.testing.assert_close(both, [k, v], rtol=0, atol=1e-6)
 
 

@@ -22,6 +22,7 @@ OPS = "tests/by_hand/test_ops.py"
 FUSED = "tests/by_hand/test_fused.py"
 LOGPROBS = "tests/by_hand/test_logprobs.py"
 ONLINE = "tests/by_hand/test_online_more.py"
+PPO = "tests/by_hand/test_optimizer_ppo.py"
 TOKENS = "tests/by_hand/test_tokens_more.py"
 LAYOUT = "tests/by_hand/test_layout.py"
 REALIGN = "tests/by_hand/test_realign_more.py"
@@ -106,8 +107,10 @@ _OBJECTIVES = (
 )
 
 _LEAN = (
-    ("fused-silu-gradient", "ops/fused.py", "torch.addcmul(silu, silu, share, value=-1", "torch.addcmul(silu, silu, share, value=1", (FUSED,)),
-    ("fused-norm-gradient", "ops/fused.py", "return d_unit.sub_(unit * along).mul_(inverse)", "return d_unit.mul_(inverse)", (FUSED,)),
+    ("fused-silu-gradient", "ops/fused.py", "d_hidden.mul_(right), left, grad_input", "d_hidden.mul_(left), right, grad_input", (FUSED,)),
+    ("fused-norm-gradient", "ops/fused.py", "return d_unit.addcmul_(unit, along, value=-1).mul_(inverse)", "return d_unit.mul_(inverse)", (FUSED,)),
+    ("fused-norm-weight-gradient", "ops/fused.py", "d_weight = (d_all * plain).sum(0)", "d_weight = d_all.sum(0)", (FUSED,)),
+    ("fused-turn-back", "ops/fused.py", "back = x.new_empty((min(ROWS, len(x)), len(all_three))), turn.conj().resolve_conj()", "back = x.new_empty((min(ROWS, len(x)), len(all_three))), turn", (FUSED,)),
     ("rotation-the-other-way", "ops/fused.py", "[a * cos - b * sin, b * cos + a * sin]", "[a * cos + b * sin, b * cos - a * sin]", (FUSED,)),
     ("reply-positions-start-at-0", "models/layout.py", "(width[inner, None] + times)[said]", "(0 * width[inner, None] + times)[said]", (LAYOUT,)),
     ("replies-see-the-future", "models/layout.py", "device=rows.device).tril()", "device=rows.device)", (LAYOUT,)),
@@ -150,7 +153,7 @@ _REDUCTIONS = (
         "return mask.float() / mask.sum()",
         (OPS,),
     ),
-    ("ppo-counts-rows", "optimizers/ppo.py", "totals[1].item()) * experience", "totals[0].item()) * experience", (ONLINE,)),
+    ("ppo-counts-rows", "optimizers/actor_critic.py", "tokens, shown = totals[1].item(), totals[2].item()", "tokens, shown = totals[0].item(), totals[2].item()", (ONLINE,)),
     ("micro-batches-share-the-first-weights", "loop/train.py", "minibatch.take(part), weight[part])", "minibatch.take(part), weight[: len(part)])", (LOOP,)),
     ("gradients-of-the-last-micro-batch", "loop/train.py", "    for part in parts:\n", "    for part in parts[-1:]:\n", (LOOP,)),
     ("metrics-of-the-last-minibatch", "loop/train.py", "means[name] += mean", "means[name] = mean", (LOOP, LOOP_AND_LEARN)),
@@ -378,7 +381,16 @@ _CONFIGURED = (
     ("head-frozen-beside-the-adapter", "models/reward_adapter.py", "reward.head.requires_grad_(True)", "reward.head.requires_grad_(False)", (ANYWHERE,)),
 )  # fmt: skip
 
+_CRITICS = (
+    ("critic-sees-its-own-token", "models/value.py", "hidden = torch.cat([first[:, None], later], 1)", "hidden = torch.cat([later, later[:, -1:]], 1)", (PPO,)),
+    ("critic-in-raw-units", "models/value.py", "critic.head.weight.copy_(gain * head.weight[:1])", "critic.head.weight.copy_(head.weight[:1])", (PPO,)),
+    ("mixed-in-by-row-of-the-share", "optimizers/pretraining.py", "return (batch.row[:, None] * k + torch.arange(k)).flatten()", "return torch.arange(len(batch) * k)", (PPO,)),
+    ("mix-counts-reply-tokens", "optimizers/actor_critic.py", "token_mean(demonstration.mask, shown)], 1)", "token_mean(demonstration.mask, tokens)], 1)", (PPO,)),
+    ("sum-puts-all-everywhere", "rewards/combine.py", "total = total + weight * placed_reward(reward, prompts, replies, sequences)", "total = total + weight * reward.score(prompts, replies, sequences)[:, None] * sequences.mask", (DENSE,)),
+)
+
 _ALL = (
+    *_CRITICS,
     *_CONFIGURED,
     *_PROBES,
     *_CEILING,

@@ -82,8 +82,8 @@ def last_states(trunk: LlamaModel, sequences: Sequences, dtype: torch.dtype = to
     x = _through(layers, trunk.embed_tokens(at.tokens).float(), at, turn, dtype)
     block, norm, nothing = top.self_attn, _norm(top.input_layernorm), x.new_empty(0, x.shape[1])
     read = x.index_select(0, at.last)
-    q, _, _ = project_heads(read, norm, block.q_proj.weight, nothing, nothing, turn[0][at.last], turn[1][at.last], dtype)
-    _, k, v = project_heads(x, norm, nothing, block.k_proj.weight, block.v_proj.weight, *turn, dtype)
+    q, _, _ = project_heads(read, norm, block.q_proj.weight, nothing, nothing, turn[at.last], dtype)
+    _, k, v = project_heads(x, norm, nothing, block.k_proj.weight, block.v_proj.weight, turn, dtype)
     states = rms_norm(_after(top, read, _attend_last(q, k, v, block.head_dim, at), dtype), _norm(trunk.norm))
     return states.index_select(0, at.row.argsort())
 
@@ -98,14 +98,14 @@ def _norm(norm: Any) -> NormWeight:
     return NormWeight(norm.weight, norm.variance_epsilon)
 
 
-def _begin(trunk: LlamaModel, sequences: Sequences) -> tuple[Layout, Rotation]:
-    """The layout of the flat batch, and the rotation of its tokens."""
+def _begin(trunk: LlamaModel, sequences: Sequences) -> tuple[Layout, Tensor]:
+    """The layout of the flat batch, and [n, 1, D/2] complex64 turns of its tokens."""
     device = sequences.tokens.device
     at = lay_out(sequences, CALL / trunk.config.hidden_size if device.type == "cpu" else math.inf)
-    return at, rotation(trunk, at.positions)
+    return at, torch.complex(*rotation(trunk, at.positions))
 
 
-def _through(layers: Iterable[Any], x: Tensor, at: Layout, turn: Rotation, dtype: torch.dtype) -> Tensor:
+def _through(layers: Iterable[Any], x: Tensor, at: Layout, turn: Tensor, dtype: torch.dtype) -> Tensor:
     """[n, W] float32 after these layers."""
     for layer in layers:
         q, k, v = _heads(layer, x, turn, dtype)
@@ -113,10 +113,10 @@ def _through(layers: Iterable[Any], x: Tensor, at: Layout, turn: Rotation, dtype
     return x
 
 
-def _heads(layer: Any, x: Tensor, turn: Rotation, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _heads(layer: Any, x: Tensor, turn: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     block = layer.self_attn
     weights = block.q_proj.weight, block.k_proj.weight, block.v_proj.weight
-    return project_heads(x, _norm(layer.input_layernorm), *weights, *turn, dtype)
+    return project_heads(x, _norm(layer.input_layernorm), *weights, turn, dtype)
 
 
 def _after(layer: Any, x: Tensor, seen: Tensor, dtype: torch.dtype) -> Tensor:
