@@ -147,9 +147,9 @@ def test_what_is_no_pair_is_refused() -> None:
     tie = Judged(id="8", prompt=prompt, replies=(Reply(text="good"), Reply(text="bad")), ratings=(1, 1), where="pairs.jsonl, line 3")
     worse_first = Judged(id="9", prompt=prompt, replies=(Reply(text="bad"), Reply(text="good")), ratings=(0, 1))
     policy = tiny_parts().policy
-    with pytest.raises(UserError, match="pair '7'.*got 3 replies"):
+    with pytest.raises(UserError, match=r"pair '7'.*got 3 replies"):
         encode_pairs(policy, Examples(row=torch.zeros(1), example=(three,)))
-    with pytest.raises(UserError, match="line 3.*got a tie"):
+    with pytest.raises(UserError, match=r"line 3.*got a tie"):
         encode_pairs(policy, Examples(row=torch.zeros(1), example=(tie,)))
     seq = encode_pairs(policy, Examples(row=torch.zeros(1), example=(worse_first,))).unstacked()
     assert seq.replies[0, 0].item() == 3  # good is chosen

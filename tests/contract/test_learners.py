@@ -27,6 +27,7 @@ from trueup.optimizers.dpo import DPOConfig
 from trueup.optimizers.experience import PromptBatch
 from trueup.optimizers.inclusive import InclusiveConfig
 from trueup.optimizers.ipo import IPOConfig
+from trueup.optimizers.kto import KTOConfig
 from trueup.optimizers.ppo import PPOConfig
 from trueup.optimizers.rloo import RLOOConfig
 from trueup.optimizers.sft import SFT
@@ -61,6 +62,11 @@ def reply(key: Key) -> Reply:
 def demonstrations(rows: int, key: Key) -> Examples[Demonstration]:
     found = tuple(Demonstration(prompt=prompt(key / i), reply=reply(key / i / "r")) for i in range(rows))
     return Examples(row=torch.arange(rows), example=found)
+
+
+def shown() -> tuple[Demonstration, ...]:
+    """What a world gives an optimizer to mix in."""
+    return demonstrations(5, Key(11)).example
 
 
 def preferences(rows: int, key: Key) -> Examples[Judged]:
@@ -125,6 +131,10 @@ LEARNERS = {
     "dpo": Case(lambda: DPOConfig(label_smoothing=0.1, length_alpha=0.05).build(tiny_parts()), preferences),
     "ipo": Case(lambda: IPOConfig().build(tiny_parts()), preferences),
     "inclusive": Case(lambda: InclusiveConfig().build(tiny_parts()), preferences),
+    "ppo with demonstrations": Case(
+        lambda: PPOConfig(**ONLINE, ptx_coef=0.5).build(replace(tiny_parts(), demonstrations=shown())), prompts
+    ),
+    "kto": Case(lambda: KTOConfig(undesirable_weight=0.5).build(tiny_parts()), preferences),
     "pairs": Case(lambda: RewardLearner(BradleyTerryConfig(center_rewards_coefficient=0.1), tiny_reward()), preferences),
     "pairs without ties": Case(lambda: RewardLearner(BradleyTerryConfig(ties="drop"), tiny_reward()), groups),
     **{kind: Case(partial(reward_learner, kind), groups) for kind in kinds("trueup.rewards.objectives") if kind != "protocol"},

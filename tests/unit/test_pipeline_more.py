@@ -11,14 +11,15 @@ import torch
 from accelerate import Accelerator
 
 from trueup.core.config import load_config
+from trueup.core.rng import Key
 from trueup.data.rows import Prompt, Reply
 from trueup.data.tokens import encode_prompts, encode_replies, pack
 from trueup.models.policy import load_policy
 from trueup.models.reward import load_reward
-from trueup.pipeline.feed import feed
 from trueup.pipeline.config import RunConfig
 from trueup.pipeline.context import Context
 from trueup.pipeline.events import nobody
+from trueup.pipeline.feed import feed
 from trueup.pipeline.reward import gold_scores, relabelled
 from trueup.pipeline.run import execute
 from trueup.pipeline.sampling import reference_samples
