@@ -5,9 +5,10 @@ Deviations:
    ``gamma`` 1 by default.
 2. Advantages are standardised once over the whole rollout (masked, population variance), not per minibatch; targets are taken before that.
 3. Rewards may be divided by their deviation without moving their mean (``whiten_rewards``), as in Ziegler's code.
-4. The critic is a model of its own (a copy of the policy's trunk with a zero head), so that no coefficient trades policy against value
-   in shared weights; it is clipped like the policy, with its own half-width.
+4. The critic is a model of its own (a copy of the policy's trunk with a zero head, or of the reward model), so that no coefficient
+   trades policy against value in shared weights; it is clipped like the policy, with its own half-width.
 5. The KL coefficient may adapt towards a target (Ziegler, section 2.2).
+6. Demonstrations may be mixed in (``ptx_coef``; `trueup.optimizers.pretraining`).
 """
 
 from __future__ import annotations
@@ -16,49 +17,39 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from trueup.core.rng import Key
 from trueup.data.tokens import Sequences
 from trueup.learn.table import Loss, Table
-from trueup.models.value import ValueModel, value_from_policy
+from trueup.models.value import ValueModel
 from trueup.ops.kl import adapted_beta
 from trueup.ops.masking import keep, mean_of, weighted_sum
 from trueup.ops.policy_gradient import clipped_surrogate, value_loss
 from trueup.ops.returns import gae, moments, rescale, shaped_reward, standardise
-from trueup.ops.weights import counts, token_mean
-from trueup.optimizers.experience import PromptBatch, importance_weight, penalised_score, reference_gap, sample_and_score, sampling_gap
-from trueup.optimizers.protocol import OnlineConfig, Parts
+from trueup.optimizers.actor_critic import PPOSettings, first_critic, mixed_counts, mixed_mean
+from trueup.optimizers.experience import (
+    PromptBatch,
+    Samples,
+    importance_weight,
+    penalised_score,
+    reference_gap,
+    sample_and_score,
+    sampling_gap,
+)
+from trueup.optimizers.pretraining import PretrainingMix, sampled_rows
+from trueup.optimizers.protocol import Parts
 
 
-class PPOConfig(OnlineConfig):
+class PPOConfig(PPOSettings):
     """Clipped surrogate with a learned critic."""
 
     kind: Literal["ppo"] = "ppo"
     """This file."""
-    num_generations: int = Field(default=1, ge=1)
-    """Replies sampled for each prompt."""
-    cliprange: float = Field(default=0.2, gt=0)
-    """Half-width of the interval the token ratio is clipped to (TRL's name)."""
-    cliprange_value: float = Field(default=0.2, gt=0)
-    """How far the value may move from its old value before the loss turns pessimistic."""
-    vf_coef: float = Field(default=0.5, ge=0)
-    """Weight of the value loss."""
-    gamma: float = Field(default=1.0, gt=0, le=1)
-    """Discount per token."""
-    lam: float = Field(default=0.95, ge=0, le=1)
-    """Trace decay of the advantage estimate."""
-    whiten_rewards: bool = False
-    """Divide per-token rewards by their deviation, keeping their mean."""
-    target_kl_nats: float | None = Field(default=None, gt=0)
-    """Sequence KL that ``beta`` adapts towards; fixed ``beta`` if left out."""
-    kl_horizon: int = Field(default=10_000, ge=1)
-    """Replies over which ``beta`` adapts."""
 
     def build(self, parts: Parts) -> PPO:
         """The learner."""
-        return PPO(self, parts, value_from_policy(parts.policy))
+        return PPO(self, parts, first_critic(parts, self.critic))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +75,16 @@ class PPOExperience(Table):
     """[B] log pi - log pi_ref of the reply (k1), nats."""
     sampling_gap: Tensor
     """[B] nats."""
+    demonstration: Sequences
+    """One a reply; without columns where none are mixed in."""
 
 
 class PPO:
     """Policy and critic, trained together on clipped objectives."""
 
-    def __init__(self, config: PPOConfig, parts: Parts, critic: ValueModel) -> None:
+    def __init__(self, config: PPOSettings, parts: Parts, critic: ValueModel) -> None:
         self.config, self.parts, self.critic = config, parts, critic
+        self.mix = PretrainingMix(parts.policy, parts.demonstrations, config.ptx_coef)
         self.beta = config.beta
 
     def modules(self) -> dict[str, nn.Module]:
@@ -107,8 +101,12 @@ class PPO:
 
     def collect(self, batch: PromptBatch, key: Key) -> PPOExperience:
         """Sample, score, estimate advantages; then adapt the KL coefficient for the next step."""
+        samples = sample_and_score(self.parts, self.config, batch, key)
+        return self.experience(samples, self.mix.draw(key, sampled_rows(batch, self.config)))
+
+    def experience(self, samples: Samples, demonstration: Sequences) -> PPOExperience:
+        """What is learned from these samples; the KL coefficient adapts after they were used."""
         cfg, add = self.config, self.parts.sum_over_processes
-        samples = sample_and_score(self.parts, cfg, batch, key)
         mask, gap = samples.mask, reference_gap(samples)
         penalty = penalised_score(samples, cfg) - samples.score
         reward = shaped_reward(penalty, gap, mask, self.beta) + samples.token_score
@@ -130,24 +128,29 @@ class PPO:
             finished=samples.finished,
             kl=gap.sum(1),
             sampling_gap=sampling_gap(samples),
+            demonstration=demonstration,
         )
 
     def totals(self, experience: PPOExperience) -> Tensor:
-        """[2] replies and tokens."""
-        return counts(experience.sequences.mask)
+        """[3] replies, their tokens, tokens of demonstrations."""
+        return mixed_counts(experience.sequences, experience.demonstration)
 
     def weigh(self, experience: PPOExperience, totals: Tensor) -> Tensor:
-        """[B, T] every token counts the same, times its reply's importance weight."""
-        return token_mean(experience.sequences.mask, totals[1].item()) * experience.importance[:, None]
+        """[B, T + D] every token counts the same, times its reply's importance weight; then the tokens of demonstrations."""
+        weight, width = mixed_mean(experience.sequences, experience.demonstration, totals), experience.sequences.mask.shape[1]
+        return torch.cat([weight[:, :width] * experience.importance[:, None], weight[:, width:]], 1)
 
     def loss(self, experience: PPOExperience, weight: Tensor) -> Loss:
-        """Weighted sum of policy and value losses."""
+        """Weighted sum of policy and value losses, and of the demonstrations' cross-entropy."""
         e, cfg, mask = experience, self.config, experience.sequences.mask
+        width = mask.shape[1]
         logp = self.parts.policy.logprobs(e.sequences, cfg.temperature)
         surrogate = clipped_surrogate(logp, e.logp_old, e.advantage, mask, cfg.cliprange)
         critic = value_loss(self.critic(e.sequences), e.value_old, e.target, mask, cfg.cliprange_value)
+        shown = self.mix.loss(e.demonstration)
+        total = weighted_sum(surrogate.loss + cfg.vf_coef * critic, weight[:, :width], mask) + weighted_sum(shown, weight[:, width:])
         return Loss(
-            weighted_sum(surrogate.loss + cfg.vf_coef * critic, weight, mask),
+            total,
             {
                 "reward": mean_of(e.score),
                 "objective/kl": mean_of(e.kl),
@@ -158,6 +161,7 @@ class PPO:
                 "policy/entropy_sampled": mean_of(-logp, mask),
                 "loss/policy": mean_of(surrogate.loss, mask),
                 "loss/value": mean_of(critic, mask),
+                **({"loss/ptx": mean_of(shown, e.demonstration.mask)} if cfg.ptx_coef else {}),
                 "completions/mean_length": mean_of(mask.sum(1)),
                 "completions/clipped_ratio": mean_of(~e.finished),
                 "sampling_gap_nats": mean_of(e.sampling_gap),

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from trueup.core.rng import Key
 from trueup.data.rows import Demonstration
-from trueup.data.tokens import Sequences, encode_prompts, encode_replies, fit, pack
+from trueup.data.tokens import Sequences
 from trueup.learn.table import Examples, Loss, Table
 from trueup.models.policy import Policy
 from trueup.ops.masking import mean_of, weighted_sum
 from trueup.ops.weights import counts, token_mean
+from trueup.optimizers.pretraining import encoded
 from trueup.optimizers.protocol import Data, OptimizerConfig, Parts
 
 
@@ -60,10 +61,7 @@ class SFT:
 
     def collect(self, batch: Examples[Demonstration], key: Key) -> SFTExperience:
         """Encode prompts and replies."""
-        tokenizer, rows = self.policy.tokenizer, batch.example
-        replies = encode_replies(tokenizer, [d.reply for d in rows])
-        prompts = fit(tokenizer, encode_prompts(tokenizer, [d.prompt.text for d in rows]), replies, self.policy.max_tokens)
-        return SFTExperience(sequences=pack(prompts, replies, tokenizer.pad_token_id))
+        return SFTExperience(sequences=encoded(self.policy, batch.example))
 
     def totals(self, experience: SFTExperience) -> Tensor:
         """[2] rows and reply tokens."""

@@ -141,6 +141,7 @@ def _parts(context: Context, arm: Arm, stage: PolicyStageConfig) -> Parts:
         reward=arm.in_force,
         rollout=Rollout(arm.policy, stage.rollout_precision),
         sum_over_processes=add,
+        demonstrations=tuple(context.world.demonstrations()),
     )
 
 
