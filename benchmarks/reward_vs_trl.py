@@ -47,8 +47,9 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from timing import in_process, matrix_rate, now, since, taking_turns
+from tiny_llama import LAYER, LAYERS, VOCABULARY, WIDTH, tiny_llama
 
-VOCABULARY, WIDTH, INNER, LAYERS, CONTEXT = 4096, 256, 1024, 6, 512
+CONTEXT = 512
 LEARNING_RATE, MEMBERS = 1e-4, 5
 TOLERANCE = {"float32": 1e-5, "bf16": 1e-2}
 APART = {"float32": 1e-2, "bf16": 0.3}
@@ -191,30 +192,10 @@ def longest(pair: Pair) -> int:
 
 def make_model(folder: Path) -> None:
     """The reward model both sides load."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     from trueup.core.rng import Key
-    from trueup.models.policy import Policy
     from trueup.models.reward import reward_from_policy
-    from trueup.models.tiny import tiny_tokenizer
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=INNER,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=False,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-    )
-    policy = Policy(LlamaForCausalLM(config), tiny_tokenizer([f"w{i}" for i in range(VOCABULARY - 3)]))
-    reward_from_policy(policy, Key(1)).save(folder / "reward")
+    reward_from_policy(tiny_llama(CONTEXT), Key(1)).save(folder / "reward")
 
 
 def peer(folder: Path, pairs: list[Pair], size: int, precision: str) -> tuple[Any, Any]:
@@ -351,10 +332,6 @@ def scoring(learner: Any, pairs: list[Pair], precision: str, rate: float) -> dic
         "scoring_done": flops_done(pairs) / single / rate,
         "heads_ratio": median(t[1] / t[0] for t in times[1:]),
     }
-
-
-LAYER = 2.0 * (4 * WIDTH * WIDTH + 3 * WIDTH * INNER)
-"""Matrix products of one token in one layer, forward."""
 
 
 def flops_asked(pairs: list[Pair]) -> float:

@@ -30,8 +30,9 @@ from statistics import median
 from typing import Any
 
 from timing import in_process, matrix_rate, taking_turns
+from tiny_llama import HEAD, LAYER, LAYERS, VOCABULARY, tiny_llama
 
-PROMPTS, SAMPLES, TOKENS, VOCABULARY = 16, 4, 48, 4096
+PROMPTS, SAMPLES, TOKENS = 16, 4, 48
 BETA, LEARNING_RATE = 0.05, 1e-5
 ROWS = PROMPTS * SAMPLES
 TOLERANCE = {"float32": 1e-5, "bf16": 1e-2}
@@ -98,30 +99,10 @@ def measure(precision: str, steps: int, threads: int) -> dict[str, Any]:
 
 def make_models(folder: Path) -> list[str]:
     """Policy and reward model as folders, and the prompts."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     from trueup.core.rng import Key
-    from trueup.models.policy import Policy
     from trueup.models.reward import reward_from_policy
-    from trueup.models.tiny import tiny_tokenizer
 
-    torch.manual_seed(0)
-    tokenizer = tiny_tokenizer([f"w{i}" for i in range(VOCABULARY - 3)])
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=1024,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        max_position_embeddings=128,
-        tie_word_embeddings=False,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-    )
-    policy = Policy(LlamaForCausalLM(config), tokenizer)
+    policy = tiny_llama(128)
     policy.save(folder / "policy")
     reward_from_policy(policy, Key(1)).save(folder / "reward")
     draw = random.Random(0)
@@ -237,11 +218,11 @@ def loss_difference(trainer: Any, parts: Any, texts: list[str], precision: str) 
 
 def nominal_flops(texts: list[str]) -> float:
     """Multiply-adds (twice) of the work as stated, without padding or sharing: what both sides are asked to do."""
-    trunk, head = 6 * (4 * 256 * 256 + 3 * 256 * 1024), 256 * VOCABULARY
+    trunk, head = LAYERS * LAYER, HEAD
     prompts = sum(len(text.split()) for text in texts)
     tokens = SAMPLES * prompts + ROWS * TOKENS
-    forward, heads = 2.0 * trunk * tokens, 2.0 * head * ROWS * TOKENS
-    sampling = 2.0 * trunk * (prompts + ROWS * TOKENS) + heads
+    forward, heads = trunk * tokens, head * ROWS * TOKENS
+    sampling = trunk * (prompts + ROWS * TOKENS) + heads
     scoring = 3 * forward + 2 * heads  # policy and reference with a head, the reward model without
     return sampling + scoring + 3 * (forward + heads)
 
