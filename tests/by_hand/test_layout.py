@@ -41,9 +41,22 @@ def test_places_of_the_flat_batch() -> None:
     assert at.replies.tolist() == [2, 3, 5]
     assert at.grid.spread(torch.tensor([[8.0], [9.0], [7.0]])).squeeze(2).tolist() == [[7, 0], [8, 9], [0, 0]]
     long, short = at.parts
-    assert long.seen.int().tolist() == [[[[1, 1, 1, 0], [1, 1, 1, 1]]]]
+    no = -float("inf")
+    assert long.seen.tolist() == [[[[0, 0, 0, no], [0, 0, 0, 0]]]]
+    assert (long.each, short.each) == (1, 2)
     assert short.which.tolist() == [0, 0]
+    # each prompt's keys for both of its rows, the same whether rows stand evenly or are looked up
+    keys = torch.arange(6.0).view(1, 2, 3)
+    assert torch.equal(short.shared(keys), short._replace(each=None).shared(keys))
     assert short.real.int().flatten(1).tolist() == [[1, 1], [1, 0]]
+
+
+def test_uneven_rows_are_looked_up() -> None:
+    # prompts sort as 3, 4: rows 0, 1, 0 are not neighbours, and 0, 0, 1 not even
+    for prompts in ([[3], [4], [3]], [[3], [3], [4]]):
+        (part,) = lay_out(pack(prompts, [[7], [8], [9]], pad_id=0), float("inf")).parts
+        assert part.each is None
+        assert part.shared(torch.tensor([[[3.0]], [[4.0]]])).flatten().tolist() == [float(p[0]) for p in prompts]
 
 
 PROMPTS = [[3, 4, 5, 6, 7, 8, 9], [3], [3, 4, 5, 6, 7, 8, 9], [5, 6], [5, 7], [3]]

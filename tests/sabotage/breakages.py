@@ -107,6 +107,7 @@ _OBJECTIVES = (
 )
 
 _LEAN = (
+    ("uneven-rows-taken-for-even", "models/layout.py", "return each if even else None", "return each or None", (LAYOUT,)),
     ("fused-silu-gradient", "ops/fused.py", "d_hidden.mul_(right), left, grad_input", "d_hidden.mul_(left), right, grad_input", (FUSED,)),
     ("fused-norm-gradient", "ops/fused.py", "return d_unit.addcmul_(unit, along, value=-1).mul_(inverse)", "return d_unit.mul_(inverse)", (FUSED,)),
     ("fused-norm-weight-gradient", "ops/fused.py", "d_weight = (d_all * plain).sum(0)", "d_weight = d_all.sum(0)", (FUSED,)),

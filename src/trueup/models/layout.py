@@ -47,10 +47,18 @@ class Part(NamedTuple):
     replies: Grid
     which: Tensor
     """[b] prompt of each row, counted in this part."""
+    each: int | None
+    """Rows of every prompt, where all have as many and they are neighbours, as the replies of pairs and groups are."""
     seen: Tensor
-    """[b, 1, T, P+T] bool, what reply tokens look at."""
+    """[b, 1, T, P+T] float32, what reply tokens look at: 0, or -inf where they do not. A mask of bools would be made into this a layer."""
     real: Tensor
     """[b, 1, 1, P+T] bool, all tokens of a row."""
+
+    def shared(self, prompts: Tensor) -> Tensor:
+        """[N, P, W] of distinct prompts -> [b, P, W] of rows."""
+        if self.each is None:
+            return prompts.index_select(0, self.which)
+        return prompts[:, None].expand(-1, self.each, -1, -1).flatten(0, 1)
 
 
 class Layout(NamedTuple):
@@ -179,7 +187,14 @@ def _piece(sequences: Sequences, found: Tensor, which: Tensor, widths: Tensor, s
     behind = start + prompt_tokens - 1 + step.cumsum(0)
     seen = torch.cat([here[inner][:, None].expand(-1, len(times), -1), own.expand(len(rows), -1, -1)], 2)
     return _Piece(
-        part=Part(_grid(here), _grid(said), inner, seen[:, None], torch.cat([here[inner], said], 1)[:, None, None]),
+        part=Part(
+            prompts=_grid(here),
+            replies=_grid(said),
+            which=inner,
+            each=_evenly(inner, len(distinct)),
+            seen=torch.zeros(seen.shape, device=rows.device).masked_fill_(~seen, -math.inf)[:, None],
+            real=torch.cat([here[inner], said], 1)[:, None, None],
+        ),
         counts=[prompt_tokens, reply_tokens],
         tokens=torch.cat([ids[ids >= 0], sequences.replies[rows][:, : len(times)][said]]),
         positions=torch.cat([columns.expand_as(here)[here], (width[inner, None] + times)[said]]),
@@ -193,6 +208,13 @@ def _piece(sequences: Sequences, found: Tensor, which: Tensor, widths: Tensor, s
 
 def _longest(lengths: Tensor) -> int:
     return int(lengths.max()) if len(lengths) else 0
+
+
+def _evenly(which: Tensor, prompts: int) -> int | None:
+    """See `Part.each`."""
+    each = len(which) // prompts if prompts else 0
+    even = each > 0 and torch.equal(which, torch.arange(prompts, device=which.device).repeat_interleave(each))
+    return each if even else None
 
 
 def _grid(real: Tensor) -> Grid:

@@ -156,7 +156,7 @@ def _attend_last(q: Tensor, k: Tensor, v: Tensor, size: int, at: Layout) -> Tens
 
 def _joined(prompts: Tensor, replies: Tensor, part: Part, size: int) -> Tensor:
     """[N, P, G D] of prompts and [m, G D] of replies -> [b, G, P+T, D] of rows."""
-    return _split(torch.cat([prompts.index_select(0, part.which), part.replies.spread(replies)], 1), size)
+    return _split(torch.cat([part.shared(prompts), part.replies.spread(replies)], 1), size)
 
 
 def _split(y: Tensor, size: int) -> Tensor:

@@ -15,7 +15,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ROWS = 1024
+ROWS = 512
 """Rows of one slice."""
 
 
