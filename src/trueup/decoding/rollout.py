@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Rollout:
         top_p: float = 1.0,
         key: Key,
         first_row: int = 0,
+        numbers: Sequence[int] | None = None,
     ) -> Sampled:
         """Draw replies; rows are the prompts, each repeated ``num_samples`` times in a row.
 
@@ -73,6 +75,7 @@ class Rollout:
             top_p: keep the most probable tokens that hold this share; 1 keeps all.
             key: of the collection; row ``r`` uses the stream of global row ``first_row + r``.
             first_row: global number of the first row.
+            numbers: global number of each prompt, where they do not follow one another; instead of ``first_row``.
 
         Raises:
             UserError: a prompt leaves no room for ``max_tokens`` in the model's context.
@@ -84,7 +87,9 @@ class Rollout:
                 f"a prompt of {longest} tokens and {max_tokens} tokens of reply are more than the model's context of {limit}. "
                 "Shorten the prompts or the replies."
             )
-        rows = range(first_row, first_row + len(prompt_ids) * num_samples)
+        rows: Sequence[int] = range(first_row, first_row + len(prompt_ids) * num_samples)
+        if numbers is not None:
+            rows = [n * num_samples + i for n in numbers for i in range(num_samples)]
         return sample(
             self.decoder(),
             prompt_ids,

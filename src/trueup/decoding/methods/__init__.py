@@ -1,0 +1,1 @@
+"""See docs/decoding.md for what lives here."""
