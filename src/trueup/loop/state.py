@@ -24,7 +24,7 @@ class TrainState:
     step: int
     """Steps done."""
     tensors: dict[str, Tensor]
-    """``weights/<module>/<name>`` and ``optimizer/<number>/<slot>``."""
+    """``weights/<module>/<name>``, ``buffers/<module>/<name>`` and ``optimizer/<number>/<slot>``."""
     learner: dict[str, Any]
     """The learner's own state: JSON values."""
 
@@ -32,6 +32,7 @@ class TrainState:
 def capture(step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer, learner: dict[str, Any]) -> TrainState:
     """A copy of the present state."""
     tensors = {f"weights/{m}/{n}": p.detach().cpu().clone() for m, module in modules.items() for n, p in trainable(module).items()}
+    tensors |= {f"buffers/{m}/{n}": b.detach().cpu().clone() for m, module in modules.items() for n, b in _kept(module).items()}
     for i, p in enumerate(q for group in optimizer.param_groups for q in group["params"]):
         for slot, value in optimizer.state.get(p, {}).items():
             tensors[f"optimizer/{i}/{slot}"] = value.detach().cpu().clone()
@@ -43,6 +44,8 @@ def restore(state: TrainState, modules: Mapping[str, nn.Module], optimizer: Opti
     for m, module in modules.items():
         for n, p in trainable(module).items():
             p.data.copy_(state.tensors[f"weights/{m}/{n}"])
+        for n, b in _kept(module).items():
+            b.copy_(state.tensors[f"buffers/{m}/{n}"])
     for i, p in enumerate(q for group in optimizer.param_groups for q in group["params"]):
         slots = {k.split("/")[2]: v for k, v in state.tensors.items() if k.startswith(f"optimizer/{i}/")}
         if slots:
@@ -52,6 +55,12 @@ def restore(state: TrainState, modules: Mapping[str, nn.Module], optimizer: Opti
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that learn, by name; tied ones once."""
     return {n: p for n, p in module.named_parameters() if p.requires_grad}
+
+
+def _kept(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers that change and are saved, such as a slow copy of weights; those that are computed anew are not."""
+    saved = module.state_dict(keep_vars=True)
+    return {n: b for n, b in module.named_buffers() if n in saved}
 
 
 def save_state(folder: Path, state: TrainState) -> None:

@@ -148,6 +148,17 @@ def reference_of(policy: Policy) -> Reference:
     return Reference(model.eval(), adapter=False, precision=policy.precision)
 
 
+def policy_of(reference: Reference, tokenizer: PreTrainedTokenizerFast) -> Policy:
+    """The reference as a policy to sample from; of an adapted model, a copy without the adapter.
+
+    Args:
+        reference: frozen.
+        tokenizer: of the policy it belongs to.
+    """
+    model = copy.deepcopy(reference.model).unload() if reference.adapter else reference.model
+    return Policy(model, tokenizer, reference.precision)
+
+
 def has_adapter(model: nn.Module) -> bool:
     """Whether the model carries a peft adapter."""
     return hasattr(model, "peft_config") and hasattr(model, "disable_adapter")

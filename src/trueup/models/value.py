@@ -37,6 +37,10 @@ class ValueModel(nn.Module):
 
     def values(self, sequences: Sequences) -> Tensor:
         """[B, T, H] float32; position t sees the prompt and the reply's tokens before t. What stands in padding means nothing."""
+        return F.linear(self.states(sequences), self.head.weight, self.head.bias).float()
+
+    def states(self, sequences: Sequences) -> Tensor:
+        """[B, T, W] what the head reads, in its precision."""
         before = Sequences(tokens=sequences.tokens[:, :-1], prompt_mask=sequences.prompt_mask, mask=sequences.mask[:, 1:])
         lean = lean_trunk(self.trunk)
         if lean is not None:
@@ -46,7 +50,7 @@ class ValueModel(nn.Module):
             inputs = {"input_ids": before.tokens, "attention_mask": before.attention(), "position_ids": before.positions()}
             with autocast(before.tokens.device, self.precision):
                 hidden = self.trunk(**inputs, use_cache=False).last_hidden_state[:, -sequences.mask.shape[1] :]
-        return F.linear(hidden.to(self.head.weight.dtype), self.head.weight, self.head.bias).float()
+        return hidden.to(self.head.weight.dtype)
 
 
 def value_from_policy(policy: Policy, outputs: int = 1) -> ValueModel:

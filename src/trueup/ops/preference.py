@@ -39,13 +39,3 @@ def kto_loss(
 def luce_loss(logp: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
     """-log(P(chosen) / (P(chosen) + P(rejected))): [B, 2] -> [B]; a shift of both changes nothing."""
     return F.softplus(logp[:, 1] - logp[:, 0])
-
-
-def expectile_loss(error: Float[Tensor, "*shape"], expectile: float) -> Float[Tensor, "*shape"]:
-    """|expectile - [error < 0]| error^2 (Kostrikov et al. 2021, arXiv:2110.06169, eq. 4): any shape -> the same.
-
-    Args:
-        error: target less estimate.
-        expectile: between 0 and 1; 0.5 is half the squared error, towards 1 the estimate goes to the greatest target.
-    """
-    return torch.where(error < 0, 1 - expectile, expectile) * error**2
