@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from trueup.models.policy import Policy, reference_of
 from trueup.models.reward import TrunkReward, reward_from_policy
 from trueup.models.tiny import tiny_llama, tiny_tokenizer
 from trueup.optimizers.protocol import Parts
+from trueup.rewards.combine import WeightedSum
+from trueup.rewards.in_force import RewardInForce
 from trueup.rewards.programmed import ProgrammedReward
 
 WORDS = ("good", "bad", "dull", "ask", "tell")
@@ -51,6 +53,17 @@ def tiny_parts(seed: int = 0) -> Parts:
     """Everything an optimizer is built from."""
     policy = tiny_policy(seed)
     return Parts(policy=policy, reference=reference_of(policy), reward=ProgrammedReward(goodness), rollout=Rollout(policy))
+
+
+def brevity(prompts: object, replies: object) -> list[float]:
+    """Minus the words of a reply, of six."""
+    return [-len(r.text.split()) / 6 for r in replies]  # type: ignore[attr-defined]
+
+
+def summed_parts(seed: int = 0) -> Parts:
+    """The same with a reward of two parts."""
+    reward = WeightedSum([(1.0, ProgrammedReward(goodness)), (0.5, ProgrammedReward(brevity))], ["good", "brief"])
+    return replace(tiny_parts(seed), reward=RewardInForce(reward))
 
 
 def parameters(learner: Any) -> list[torch.nn.Parameter]:

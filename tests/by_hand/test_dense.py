@@ -360,7 +360,7 @@ def test_shaping_keeps_places_or_gives_one_number_at_the_end() -> None:
 def test_a_sum_tells_what_it_is_made_of() -> None:
     lines, plain = dense(tiny_policy().tokenizer, [LINES]), LearnedReward(tiny_reward(seed=2))
     total = WeightedSum([(2.0, lines), (0.3, plain)], ["lines", "plain"])
-    assert components_of(total) == components_of(RewardInForce(total)) == {"lines": lines, "plain": plain}
+    assert components_of(total) == components_of(RewardInForce(total)) == {"lines": (2.0, lines), "plain": (0.3, plain)}
     assert components_of(plain) == components_of(RewardInForce(plain)) == {}
     assert in_force(RewardInForce(plain)) is in_force(plain) is plain
     assert list(components_of(WeightedSum([(1.0, plain), (1.0, lines)]))) == ["1", "2"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from tests_support import WORDS, gradients, parameters, tiny_parts, tiny_policy, tiny_reward
+from tests_support import WORDS, gradients, parameters, summed_parts, tiny_parts, tiny_policy, tiny_reward
 from trueup.core.component import kinds, offered
 from trueup.core.config import resolve
 from trueup.core.rng import Key
@@ -23,8 +23,11 @@ from trueup.learn.table import Examples, Mean, Table
 from trueup.loop.config import LoopConfig
 from trueup.loop.state import load_state, save_state
 from trueup.loop.train import train
+from trueup.optimizers.a_lol import ALoLConfig
+from trueup.optimizers.constrained import ConstrainedConfig
 from trueup.optimizers.dpo import DPOConfig
 from trueup.optimizers.experience import PromptBatch
+from trueup.optimizers.ilql import ILQLConfig
 from trueup.optimizers.inclusive import InclusiveConfig
 from trueup.optimizers.ipo import IPOConfig
 from trueup.optimizers.kto import KTOConfig
@@ -135,6 +138,9 @@ LEARNERS = {
         lambda: PPOConfig(**ONLINE, ptx_coef=0.5).build(replace(tiny_parts(), demonstrations=shown())), prompts
     ),
     "kto": Case(lambda: KTOConfig(undesirable_weight=0.5).build(tiny_parts()), preferences),
+    "constrained": Case(lambda: ConstrainedConfig(**ONLINE, thresholds={"good": 0.5}, variant="all").build(summed_parts()), prompts),
+    "a_lol": Case(lambda: ALoLConfig(variant="seq", max_completion_length=6).build(tiny_parts()), preferences),
+    "ilql": Case(lambda: ILQLConfig(target_share=0.5).build(tiny_parts()), preferences),
     "pairs": Case(lambda: RewardLearner(BradleyTerryConfig(center_rewards_coefficient=0.1), tiny_reward()), preferences),
     "pairs without ties": Case(lambda: RewardLearner(BradleyTerryConfig(ties="drop"), tiny_reward()), groups),
     **{kind: Case(partial(reward_learner, kind), groups) for kind in kinds("trueup.rewards.objectives") if kind != "protocol"},
@@ -178,8 +184,10 @@ def change(e: Any, edit: Callable[[Sequences], Sequences], pad: Callable[[torch.
             out[f.name] = replace(x, **absent)
         elif isinstance(x, SegmentTargets):
             out[f.name] = replace(x, target=torch.where(x.present, x.target, torch.full_like(x.target, float("nan"))))
-        elif isinstance(x, torch.Tensor) and x.dim() > 1 and x.dim() == e.sequences.mask.dim():
+        elif isinstance(x, torch.Tensor) and x.dim() > 1 and x.shape == e.sequences.mask.shape:
             out[f.name] = pad(x, e.sequences.mask)
+        elif isinstance(x, torch.Tensor) and x.dim() == 3 and x.shape[:2] == e.sequences.mask.shape:  # several values a token
+            out[f.name] = torch.stack([pad(column, e.sequences.mask) for column in x.unbind(-1)], -1)
     return replace(e, **out)
 
 

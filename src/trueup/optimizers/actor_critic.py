@@ -75,7 +75,14 @@ def mixed_counts(sequences: Sequences, demonstration: Sequences) -> Tensor:
     return torch.cat([counts(sequences.mask), counts(demonstration.mask)[1:]])
 
 
-def mixed_mean(sequences: Sequences, demonstration: Sequences, totals: Tensor) -> Tensor:
-    """[B, T + D] Every token counts the same among its like: replies in the first T columns, demonstrations in the others."""
+def mixed_mean(sequences: Sequences, demonstration: Sequences, totals: Tensor, importance: Tensor) -> Tensor:
+    """[B, T + D] Every token counts the same among its like: replies (times their importance [B]) in T columns, then demonstrations."""
     tokens, shown = totals[1].item(), totals[2].item()
-    return torch.cat([token_mean(sequences.mask, tokens), token_mean(demonstration.mask, shown)], 1)
+    replies = token_mean(sequences.mask, tokens) * importance[:, None]
+    return torch.cat([replies, token_mean(demonstration.mask, shown)], 1)
+
+
+def mixed_parts(weight: Tensor, sequences: Sequences) -> tuple[Tensor, Tensor]:
+    """[B, T] and [B, D]: the weights of `mixed_mean` for replies and for demonstrations."""
+    width = sequences.mask.shape[1]
+    return weight[:, :width], weight[:, width:]

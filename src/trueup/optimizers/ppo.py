@@ -27,7 +27,7 @@ from trueup.ops.kl import adapted_beta
 from trueup.ops.masking import keep, mean_of, weighted_sum
 from trueup.ops.policy_gradient import clipped_surrogate, value_loss
 from trueup.ops.returns import gae, moments, rescale, shaped_reward, standardise
-from trueup.optimizers.actor_critic import PPOSettings, first_critic, mixed_counts, mixed_mean
+from trueup.optimizers.actor_critic import PPOSettings, first_critic, mixed_counts, mixed_mean, mixed_parts
 from trueup.optimizers.experience import (
     PromptBatch,
     Samples,
@@ -137,20 +137,18 @@ class PPO:
 
     def weigh(self, experience: PPOExperience, totals: Tensor) -> Tensor:
         """[B, T + D] every token counts the same, times its reply's importance weight; then the tokens of demonstrations."""
-        weight, width = mixed_mean(experience.sequences, experience.demonstration, totals), experience.sequences.mask.shape[1]
-        return torch.cat([weight[:, :width] * experience.importance[:, None], weight[:, width:]], 1)
+        return mixed_mean(experience.sequences, experience.demonstration, totals, experience.importance)
 
     def loss(self, experience: PPOExperience, weight: Tensor) -> Loss:
         """Weighted sum of policy and value losses, and of the demonstrations' cross-entropy."""
         e, cfg, mask = experience, self.config, experience.sequences.mask
-        width = mask.shape[1]
         logp = self.parts.policy.logprobs(e.sequences, cfg.temperature)
         surrogate = clipped_surrogate(logp, e.logp_old, e.advantage, mask, cfg.cliprange)
         critic = value_loss(self.critic(e.sequences), e.value_old, e.target, mask, cfg.cliprange_value)
         shown = self.mix.loss(e.demonstration)
-        total = weighted_sum(surrogate.loss + cfg.vf_coef * critic, weight[:, :width], mask) + weighted_sum(shown, weight[:, width:])
+        tokens, demonstrated = mixed_parts(weight, e.sequences)
         return Loss(
-            total,
+            weighted_sum(surrogate.loss + cfg.vf_coef * critic, tokens, mask) + weighted_sum(shown, demonstrated),
             {
                 "reward": mean_of(e.score),
                 "objective/kl": mean_of(e.kl),

@@ -11,7 +11,7 @@ from trueup.core.errors import UserError
 from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import Sequences
 from trueup.rewards.dense_reward import placed_reward
-from trueup.rewards.protocol import Reward
+from trueup.rewards.protocol import Component, Reward
 
 
 class WeightedSum:
@@ -42,9 +42,9 @@ class WeightedSum:
             total = total + weight * placed_reward(reward, prompts, replies, sequences)
         return total
 
-    def components(self) -> dict[str, Reward]:
-        """The parts without their weights, by name."""
-        return {name: reward for name, (_, reward) in zip(self.names, self.parts, strict=True)}
+    def components(self) -> dict[str, Component]:
+        """The parts by name."""
+        return {name: Component(weight, reward) for name, (weight, reward) in zip(self.names, self.parts, strict=True)}
 
 
 class Product:

@@ -9,7 +9,7 @@ from torch import Tensor
 from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import Sequences
 from trueup.rewards.dense_reward import placed_reward
-from trueup.rewards.protocol import Reward, components_of
+from trueup.rewards.protocol import Component, Reward, components_of
 
 
 class RewardInForce:
@@ -30,7 +30,7 @@ class RewardInForce:
         """[B, T] see `DenseReward.token_rewards`; of a reward that is not dense, its score on the last token."""
         return placed_reward(self.reward, prompts, replies, sequences)
 
-    def components(self) -> dict[str, Reward]:
+    def components(self) -> dict[str, Component]:
         """What the present reward is made of; empty where it is of one piece."""
         return components_of(self.reward)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -40,15 +40,24 @@ class DenseReward(Reward, Protocol):
         ...
 
 
+class Component(NamedTuple):
+    """A reward that is part of a sum."""
+
+    weight: float
+    """What it counts there."""
+    reward: Reward
+    """Without the weight."""
+
+
 @runtime_checkable
 class Composed(Reward, Protocol):
-    """A reward that is made of named ones, which some optimizers want to see apart."""
+    """A reward that is a sum of named ones, which some optimizers want to see apart."""
 
-    def components(self) -> Mapping[str, Reward]:
-        """Name -> reward, without its weight; empty where the reward is of one piece after all."""
+    def components(self) -> Mapping[str, Component]:
+        """The parts by name; empty where the reward is of one piece after all."""
         ...
 
 
-def components_of(reward: Reward) -> dict[str, Reward]:
+def components_of(reward: Reward) -> dict[str, Component]:
     """What a reward is made of, by name; empty where it is of one piece."""
     return dict(reward.components()) if isinstance(reward, Composed) else {}
