@@ -24,6 +24,7 @@ from trueup.loop.config import LoopConfig
 from trueup.loop.state import load_state, save_state
 from trueup.loop.train import train
 from trueup.optimizers.a_lol import ALoLConfig
+from trueup.optimizers.advantage_model_ppo import AdvantageModelPPOConfig
 from trueup.optimizers.constrained import ConstrainedConfig
 from trueup.optimizers.dpo import DPOConfig
 from trueup.optimizers.experience import PromptBatch
@@ -141,6 +142,9 @@ LEARNERS = {
     "constrained": Case(lambda: ConstrainedConfig(**ONLINE, thresholds={"good": 0.5}, variant="all").build(summed_parts()), prompts),
     "a_lol": Case(lambda: ALoLConfig(variant="seq", max_completion_length=6).build(tiny_parts()), preferences),
     "ilql": Case(lambda: ILQLConfig(target_share=0.5).build(tiny_parts()), preferences),
+    "advantage_model_ppo": Case(
+        lambda: AdvantageModelPPOConfig(**ONLINE, clusters=2, per_cluster=1).build(replace(tiny_parts(), demonstrations=shown())), prompts
+    ),
     "pairs": Case(lambda: RewardLearner(BradleyTerryConfig(center_rewards_coefficient=0.1), tiny_reward()), preferences),
     "pairs without ties": Case(lambda: RewardLearner(BradleyTerryConfig(ties="drop"), tiny_reward()), groups),
     **{kind: Case(partial(reward_learner, kind), groups) for kind in kinds("trueup.rewards.objectives") if kind != "protocol"},
