@@ -22,7 +22,8 @@ from trueup.core.record import SampleRecord
 from trueup.core.rng import Key
 from trueup.data.pairs import judged_pairs, pairs_of
 from trueup.data.rows import Judged, Preference, Prompt, Reply, judged
-from trueup.models.reward import load_reward
+from trueup.data.segments import Category
+from trueup.models.reward import TrunkReward, load_reward
 from trueup.pipeline import members as members_module
 from trueup.pipeline.calibrate import calibrate, claimed, shuffled
 from trueup.pipeline.config import RunConfig
@@ -33,7 +34,9 @@ from trueup.pipeline.reward import rescaling, training_groups
 from trueup.pipeline.sampling import reference_samples
 from trueup.pipeline.sources import Sources, check_rewards
 from trueup.rewards.calibrated import read_calibration
+from trueup.rewards.dense_reward import SegmentReward, load_dense, save_dense
 from trueup.rewards.ensemble import HeadsReward
+from trueup.rewards.kinds.dense import DenseConfig
 from trueup.rewards.learned import LearnedReward, Scale, read_scale
 from trueup.rewards.objectives.heads import HeadsConfig
 from trueup.stats.recalibration import fit_calibration
@@ -440,6 +443,21 @@ def test_members_that_cannot_differ_so(desk: Path) -> None:
     (place,) = (desk / "out2/checkpoints").glob("reward-pretraining-1-*")
     first, other = (load_file(p / "model.safetensors") for p in (desk / "out2/checkpoints/reward", place))
     assert not torch.equal(first["score.weight"], other["score.weight"])
+
+
+def test_a_run_builds_dense_rewards_to_scale(context: Context, tmp_path: Path) -> None:
+    model = load_reward(context.run.checkpoint("reward"))
+    assert isinstance(model, TrunkReward)
+    save_dense(tmp_path / "judge", SegmentReward(model, [Category(name="whole", labels=("wrong",), unit="reply", reading="chance")]))
+    sources = Sources(shared_of(context), None)
+    reward = DenseConfig(path=str(tmp_path / "judge")).build(sources)
+    prompts, replies = reference_samples(context)
+    found = reward.score([p.text for p in prompts], replies)
+    assert found.std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
+    plain = load_dense(tmp_path / "judge").score([p.text for p in prompts], replies)
+    torch.testing.assert_close(found, plain / plain.std(correction=0), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match=r"no dense reward model"):
+        DenseConfig(path=str(context.run.checkpoint("sft"))).build(sources)
 
 
 class Lengths:

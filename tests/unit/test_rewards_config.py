@@ -12,21 +12,26 @@ import pytest
 import torch
 import yaml
 
-from tests_support import tiny_reward
+from tests_support import tiny_policy, tiny_reward
 from trueup.core.config import load_config, validate
 from trueup.core.errors import UserError
+from trueup.data.principles import with_principles
 from trueup.data.rows import Conversation, Reply
+from trueup.data.segments import Category
 from trueup.models.reward import RewardModel
 from trueup.pipeline.config import RunConfig
 from trueup.rewards.config import RewardConfig, Uncertain, every, kinds_of_rewards
 from trueup.rewards.confined import unavailable
+from trueup.rewards.dense_reward import SegmentReward
 from trueup.rewards.learned import LearnedReward, Scale
 from trueup.rewards.programmed import ProgrammedReward
-from trueup.rewards.protocol import Reward
+from trueup.rewards.protocol import DenseReward, Reward
 from trueup.rewards.verifiable import unit_tests
 
 PLEASE = {"name": "please", "expression": "please"}
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "dense": {"path": "judge"},
+    "principles": {"principles": ["Be brief."]},
     "learned": {},
     "clean": {},
     "gold": {},
@@ -173,6 +178,13 @@ class Given:
         self.asked.append((features, references, deviations))
         return ProgrammedReward(number)
 
+    def dense(self, path: str) -> SegmentReward:
+        self.asked.append(path)
+        return SegmentReward(tiny_reward(outputs=1), [Category(name="whole", labels=("wrong",), unit="reply")], tiny_policy().tokenizer)
+
+    def deviation(self, reward: Reward) -> float:
+        return 4.0
+
     def known(self, tag: str) -> Mapping[str, str]:
         return {"answer": {"ask": "72", "tell": '["six", "6"]'}, "none": {"ask": "no number"}, "tests": {"ask": "assert f() == 1"}}[tag]
 
@@ -187,6 +199,31 @@ def number(prompts: object, replies: Sequence[Reply]) -> list[float]:
 
 def scores(config: RewardConfig, *texts: str, prompt: Conversation = "ask") -> list[float]:
     return config.build(Given()).score([prompt] * len(texts), [Reply(text=t) for t in texts]).tolist()
+
+
+def test_a_dense_reward_model_is_divided_by_its_deviation() -> None:
+    sources = Given()
+    reward = reward_of("dense", path="judge").build(sources)
+    assert isinstance(reward, DenseReward)  # still given where it falls
+    plain, replies = sources.dense("judge"), [Reply(text="good tell"), Reply(text="bad")]
+    torch.testing.assert_close(reward.score(["ask"] * 2, replies), plain.score(["ask"] * 2, replies) / 4, rtol=0, atol=1e-6)
+    assert sources.asked == ["judge", "judge"]
+
+
+def test_principles_stand_behind_the_prompt() -> None:
+    asked: list[Conversation] = []
+
+    def note(prompts: Sequence[Conversation], replies: Sequence[Reply]) -> list[float]:
+        asked.extend(prompts)
+        return number(prompts, replies)
+
+    class Noting(Given):
+        def model(self) -> Reward:
+            return ProgrammedReward(note)
+
+    config = reward_of("principles", principles=["be brief"])
+    assert config.build(Noting()).score(["ask"], [Reply(text="3")]).tolist() == [3.0]
+    assert asked == [with_principles("ask", ["be brief"])]
 
 
 def test_sums_products_and_shapes_by_hand() -> None:

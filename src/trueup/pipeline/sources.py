@@ -16,12 +16,14 @@ from trueup.models.embedding_reward import Features
 from trueup.models.policy import load_policy
 from trueup.models.reward import RewardModel
 from trueup.pipeline.arm_config import ArmConfig
+from trueup.pipeline.config import resolve_path
 from trueup.pipeline.context import Context
 from trueup.pipeline.members import Shared, average, last_layer, members, shared_trunk
 from trueup.pipeline.preferences import SPLITS
 from trueup.pipeline.reward import gold_scores
 from trueup.pipeline.sampling import decoding_of, reference_samples, replies_of, write
 from trueup.rewards.config import Differ, RewardConfig, Uncertain, every
+from trueup.rewards.dense_reward import SegmentReward, load_dense
 from trueup.rewards.learned import LearnedReward, Scale, measure_scale
 from trueup.rewards.programmed import ProgrammedReward
 from trueup.rewards.protocol import Reward
@@ -93,6 +95,15 @@ class Sources:
     def last_layer(self, features: Features, references: int, deviations: float) -> Reward:
         """A Bayesian head on the run's embeddings."""
         return last_layer(self.shared, features, self.references(references), deviations)
+
+    def dense(self, path: str) -> SegmentReward:
+        """A dense reward model and the policy's tokenizer."""
+        return load_dense(resolve_path(path, self.context.base), self.shared.policy.tokenizer)
+
+    def deviation(self, reward: Reward) -> float:
+        """Of scores on the reference samples."""
+        prompts, replies = reference_samples(self.context)
+        return 1 / measure_scale(reward.score([p.text for p in prompts], replies)).gain
 
     def known(self, tag: str) -> Mapping[str, str]:
         """Tags of all prompts that carry one."""

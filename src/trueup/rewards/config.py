@@ -17,6 +17,7 @@ from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import Sequences
 from trueup.models.embedding_reward import Features
 from trueup.models.reward import RewardModel
+from trueup.rewards.dense_reward import SegmentReward
 from trueup.rewards.learned import LearnedReward, Scale
 from trueup.rewards.protocol import Reward
 
@@ -54,6 +55,14 @@ class RewardSources(Protocol):
 
     def last_layer(self, features: Features, references: int, deviations: float) -> Reward:
         """A Bayesian linear head on frozen embeddings, rescaled."""
+        ...
+
+    def dense(self, path: str) -> SegmentReward:
+        """A dense reward model from a folder, which knows the policy's tokens."""
+        ...
+
+    def deviation(self, reward: Reward) -> float:
+        """Deviation of a reward's scores on the replies of the SFT policy that all are rescaled on; 1 where they do not vary."""
         ...
 
     def known(self, tag: str) -> Mapping[str, str]:
