@@ -20,6 +20,8 @@ SRC = ROOT / "src" / "trueup"
 PAGE = ROOT / "docs" / "papers.md"
 ROOMS = {
     "Optimizers": "optimizers",
+    "Guided decoding": "decoding/methods",
+    "Reading and searching trees": "decoding",
     "Objectives of reward models": "rewards/objectives",
     "Dense objectives of reward models": "rewards/dense",
     "Rewards": "rewards",

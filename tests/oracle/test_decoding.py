@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from oracle.decoding_world import Table, TableTree, Tokens, asked_of, parts_of, prompt_ids, replies_of
 
+from oracle.decoding_world import Table, TableTree, Tokens, asked_of, parts_of, prompt_ids, replies_of
 from trueup.core.rng import Key
 from trueup.decoding.methods.args import ArgsConfig
 from trueup.decoding.methods.best_of_n import BestOfNConfig

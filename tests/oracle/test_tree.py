@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle.test_sampler import CONFIGS, PROMPTS, policy_of
-from tests_support import tiny_policy, tiny_reward
 from transformers import AutoModelForCausalLM
 
+from oracle.test_sampler import CONFIGS, PROMPTS, policy_of
+from tests_support import tiny_policy, tiny_reward
 from trueup.core.rng import Key
 from trueup.data.tokens import Ids, pack
 from trueup.decoding.methods.sample import SampleConfig

@@ -129,7 +129,7 @@ def test_listing_without_importing_finds_what_importing_finds(family: Any) -> No
 def test_list(capfd: pytest.CaptureFixture[str]) -> None:
     assert main.invoke(["list", "--json"]) == 0
     found = json.loads(capfd.readouterr().out)["families"]
-    assert set(found) == {"optimizers", "objectives", "dense", "rewards", "worlds", "selects", "diagnoses"}
+    assert set(found) == {"optimizers", "decoding", "objectives", "dense", "rewards", "worlds", "selects", "diagnoses"}
     assert {"ppo", "rloo"} <= {m["kind"] for m in found["optimizers"]}
     assert "over_optimisation" in {m["kind"] for m in found["diagnoses"]}
     assert main.invoke(["list", "optimizers"]) == 0

@@ -13,7 +13,7 @@ from trueup.cli.output import Output
 
 def show(
     ctx: typer.Context,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="`run`, a kind that `trueup list` names, or a dotted module.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="`run`, `decode`, a kind that `trueup list` names, or a dotted module.")],
     json: Json = False,
 ) -> None:
     """Print a complete, commented YAML with every setting, its bounds and its default."""
@@ -29,7 +29,7 @@ def show(
 
 
 def configuration(kind: str) -> tuple[str, type[Any]]:
-    """The family (``run`` for whole configurations) and the configuration class of a kind.
+    """The family (``run`` and ``decode`` for whole configurations) and the configuration class of a kind.
 
     Raises:
         UserError: there is no such kind.
@@ -38,6 +38,10 @@ def configuration(kind: str) -> tuple[str, type[Any]]:
         from trueup.pipeline.config import RunConfig
 
         return "run", RunConfig
+    if kind == "decode":
+        from trueup.pipeline.decode_config import DecodeConfig
+
+        return "decode", DecodeConfig
     from trueup.cli.families import base_class, find
     from trueup.core.component import config_class
 

@@ -38,6 +38,12 @@ class Member:
 FAMILIES = (
     Family(name="optimizers", what="train the policy", packages=("trueup.optimizers",), base="trueup.optimizers.protocol:OptimizerConfig"),
     Family(
+        name="decoding",
+        what="guide the policy while it writes",
+        packages=("trueup.decoding.methods",),
+        base="trueup.decoding.protocol:DecodingConfig",
+    ),
+    Family(
         name="objectives",
         what="losses of reward models",
         packages=("trueup.rewards.objectives",),

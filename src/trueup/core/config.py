@@ -94,9 +94,18 @@ def load_config(path: str | Path, schema: type[C], overrides: Iterable[str] = ()
         values = {}
     if not isinstance(values, dict):
         raise UserError("must hold `key: value` lines at the top.", where=str(path))
+    return validate(applied(values, overrides), schema, where=str(path), lines=lines)
+
+
+def applied(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Plain values after ``a.b=c`` texts, in place.
+
+    Raises:
+        UserError: a text names no place, or its value is no YAML.
+    """
     for override in overrides:
         _apply(values, override)
-    return validate(values, schema, where=str(path), lines=lines)
+    return values
 
 
 def validate(values: dict[str, Any], schema: type[C], *, where: str, lines: dict[tuple[str, ...], int] | None = None) -> C:

@@ -64,6 +64,10 @@ class SampleRecord:
     """The sampler's own log-probability."""
     kl_policy_ref_exact_nats: float | None = None
     """Sum over the reply's positions of KL(pi_t || ref_t), each over the whole vocabulary: unbiased for the sequence KL."""
+    kl_bound_nats: float | None = None
+    """What the KL of that which wrote the reply from the reference cannot exceed, where only a bound is known, as of best-of-n."""
+    compute_tokens: int | None = None
+    """Tokens that policies, reward and value models computed to write the reply, rejected ones included; the prompt is not counted."""
     scores: dict[str, float] = field(default_factory=dict)
     """Reward model id -> raw score."""
     proxy_fixed: float | None = None

@@ -1,6 +1,7 @@
 """Search trees with visit counts: which branch to look at next, and what a leaf's value means for the branches above it.
 
-Two rules of choice (`puct`, `log_puct`) and three of backing up (`back_up_values`, `back_up_best`, `back_up_means`) are used by the searches in `methods/`.
+Two rules of choice (`puct`, `log_puct`) and three of backing up (`back_up_values`, `back_up_best`, `back_up_means`) serve the searches in
+`methods/`.
 """
 
 from __future__ import annotations
@@ -105,8 +106,9 @@ def back_up_values(discount: float) -> Backup:
 
 
 def back_up_best(discount: float) -> Backup:
-    """After a leaf was valued: Q = discount V(child) - cost, and V of a node is its highest Q, where branches never looked at have its own estimate.
+    """After a leaf was valued: Q = discount V(child) - cost, and V of a node is its highest Q.
 
+    Branches never looked at count with the node's own estimate.
     Means of few visits hide a good branch behind bad siblings; where values are exact the highest is the truth (Coulom 2006, section 3).
     """
 

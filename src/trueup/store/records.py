@@ -39,6 +39,8 @@ _TYPES: dict[str, pa.DataType] = {
     "logp_ref_nats": pa.float64(),
     "logp_sampling_nats": pa.float64(),
     "kl_policy_ref_exact_nats": pa.float64(),
+    "kl_bound_nats": pa.float64(),
+    "compute_tokens": pa.int64(),
     "scores": _MAP,
     "proxy_fixed": pa.float64(),
     "proxy_current": pa.float64(),

@@ -31,7 +31,6 @@ from trueup.decoding.puct import Floats, Node, back_up_best, back_up_values, des
 from trueup.decoding.tokenwise import Replies
 from trueup.decoding.tree import PROMPT, TreeModel
 
-
 _BACKUPS = {"mean": back_up_values, "max": back_up_best}
 
 
