@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,14 @@ from scipy import special
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.mismatch.reward_model.accuracy import accuracy, accuracy_difference, best_of_several
-from trueup.mismatch.reward_model.certainty import certainty, diagram
+from trueup.mismatch.reward_model.certainty import answer as certainty_answer
+from trueup.mismatch.reward_model.certainty import certainty, diagram, under
 from trueup.mismatch.reward_model.length import length
+from trueup.mismatch.reward_model.question import Evidence
 from trueup.mismatch.reward_model.scores import checked, pairs_of
 from trueup.mismatch.reward_model.style import against_style
 from trueup.stats.estimate import Estimate
+from trueup.stats.recalibration import Calibration, Calibrator
 
 KEY = Key(0)
 
@@ -163,6 +167,24 @@ def test_certainty_before_and_after() -> None:
     perfect = table(*[(f"p{i}", "", [(1, 1.0), (0, 0.0)]) for i in range(6)])
     assert "ece_width_after" not in by_name(certainty(pairs_of(perfect), KEY))  # no finite temperature
     assert by_name(certainty(pairs_of(perfect), KEY))["temperature"].value is None
+
+
+def test_the_map_kept_with_a_model_is_what_it_claims() -> None:
+    # scores three times too sharp: slope 1/3 mends them, but not where a domain has a map of its own; an intercept, of the place, cancels
+    sharp = simulated(2000, 2, sharpness=3.0)
+    third, steep = Calibrator(method="platt", slope=1 / 3, intercept=0.7), Calibrator(method="temperature", slope=0.5)
+    pairs = pairs_of(sharp)
+    np.testing.assert_allclose(under(Calibration(pooled=third), pairs), pairs.delta / 3, atol=1e-6)
+    named = {str(d): steep for d in set(pairs.domain.tolist())}
+    np.testing.assert_allclose(under(Calibration(pooled=third, domains=named), pairs), 0.5 * pairs.delta, atol=1e-6)
+    evidence = Evidence(model="m", rows=sharp, key=KEY)
+    plain, mended = certainty_answer(evidence), certainty_answer(replace(evidence, calibration=Calibration(pooled=third)))
+    assert (plain.verdict, mended.verdict) == ("alarm", "quiet")
+    assert "map kept with the model" in mended.rule
+    assert set(mended.series["scores"]) == {"as it is", "after temperature", "kept map"}
+    # chances of 0 and 1 keep finite log-odds
+    steps = Calibrator(method="isotonic", knots=(-1.0, 1.0), levels=(0.0, 1.0))
+    assert np.isfinite(under(Calibration(pooled=steps), pairs)).all()
 
 
 def test_one_pair_of_each_item_is_judged() -> None:

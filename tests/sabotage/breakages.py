@@ -107,6 +107,7 @@ _OBJECTIVES = (
 )
 
 _LEAN = (
+    ("certainty-ignores-the-kept-map", "mismatch/reward_model/certainty.py", '"ece_mass" if stored is None else "ece_mass_stored"', '"ece_mass"', ("tests/by_hand/test_reward_examination.py",)),
     ("uneven-rows-taken-for-even", "models/layout.py", "return each if even else None", "return each or None", (LAYOUT,)),
     ("fused-silu-gradient", "ops/fused.py", "d_hidden.mul_(right), left, grad_input", "d_hidden.mul_(left), right, grad_input", (FUSED,)),
     ("fused-norm-gradient", "ops/fused.py", "return d_unit.addcmul_(unit, along, value=-1).mul_(inverse)", "return d_unit.mul_(inverse)", (FUSED,)),

@@ -113,7 +113,7 @@ def _examined(output: Output, out: Path, seed: int, made: _Made, known: Taught, 
 
     found = examine(
         made.scores, Key(seed) / "card", probes=made.probes, samples=known.samples, comparisons=known.comparisons, curves=known.curves,
-        votes=made.votes, agreement=agreement,
+        votes=made.votes, agreement=agreement, calibrations=_calibrations(made.models),
     )  # fmt: skip
     around = environment()
     more = {"seed": seed, "trueup": around["trueup"], "commit": around["commit"] or "none"}
@@ -129,6 +129,17 @@ def _examined(output: Output, out: Path, seed: int, made: _Made, known: Taught, 
     output.result(
         {"card": places, **written, "models": list(found.models), "data": found.data, "verdicts": verdicts}, *lines, f"card {paths.html}"
     )
+
+
+def _calibrations(models: list[dict[str, Any]]) -> dict[str, Any]:
+    """Maps to chances of the models whose folders hold one."""
+    places = {m["name"]: Path(m["path"]) for m in models if "path" in m}
+    if not places:
+        return {}
+    from trueup.rewards.calibrated import read_calibration
+
+    found = {name: read_calibration(path) for name, path in places.items()}
+    return {name: map_ for name, map_ in found.items() if map_ is not None}
 
 
 def _reports(models: list[dict[str, Any]]) -> dict[str, dict[str, str]]:

@@ -27,16 +27,20 @@ def card_figures(question: str, of: Sequence[Diagnosis]) -> list[Figures]:
     return [Figures(panels=[draw(panel(d)) for d in shown], caption=caption)]
 
 
+KINDS = (("as it is", "ink", False), ("after temperature", "first", True), ("kept map", "second", False))
+"""Lines of a reliability diagram with their colour, and whether they are dashed."""
+
+
 def _reliability(found: Diagnosis) -> Panel:
     lines = []
-    for label, colour, dashed in (("as it is", "ink", False), ("after temperature", "first", True)):
+    for label, colour, dashed in KINDS:
         rows = [i for i, name in enumerate(found.series["scores"]) if name == label]
         x, y = ([found.series[column][i] for i in rows] for column in ("forecast", "observed"))
         if rows:
             lines.append(Line(label=label, x=x, y=y, colour=colour, dashed=dashed))
     return Panel(
         title=found.arm,
-        alt=f"{found.arm}: share of wins observed against forecast, as the scores are and after one temperature.",
+        alt=f"{found.arm}: share of wins observed against forecast: {', '.join(line.label for line in lines)}.",
         xlabel="forecast: σ(score difference)",
         ylabel="observed share of wins",
         lines=lines,

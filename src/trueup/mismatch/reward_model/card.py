@@ -33,6 +33,7 @@ from trueup.mismatch.reward_model.accuracy import accuracy_difference
 from trueup.mismatch.reward_model.predicted_gain import pooled_gains
 from trueup.mismatch.reward_model.question import NOTHING, CardSettings, Evidence, Question
 from trueup.stats.estimate import Estimate
+from trueup.stats.recalibration import Calibration
 
 QUESTIONS: tuple[Question, ...] = (
     accuracy.QUESTION, ceiling.QUESTION, style.QUESTION, length.QUESTION, imprint.QUESTION, prompt.QUESTION, reading.QUESTION,
@@ -83,6 +84,7 @@ def examine(
     curves: pd.DataFrame = NOTHING,
     votes: pd.DataFrame = NOTHING,
     agreement: float | None = None,
+    calibrations: Mapping[str, Calibration] | None = None,
 ) -> Examination:
     """Examine the models of a table of scores.
 
@@ -96,6 +98,7 @@ def examine(
         curves: judgements after growing numbers of labels, of all models.
         votes: of several annotators on the pairs; the same for all models.
         agreement: share of pairs on which two annotators agree, where it is known from elsewhere.
+        calibrations: maps to chances that are kept with models, by name.
     """
     settings = settings or CardSettings()
     gains = pooled_gains(samples, comparisons, settings.tilt_beta, key / "gains", settings.one_sided)
@@ -103,7 +106,7 @@ def examine(
         str(name): Evidence(
             model=str(name), rows=rows.reset_index(drop=True), probes=_of(probes, name), samples=_of(samples, name), votes=votes,
             agreement=agreement, settings=settings, key=key, comparisons=comparisons, gains=gains.get(str(name), ()),
-            curve=_of(curves, name),
+            curve=_of(curves, name), calibration=(calibrations or {}).get(str(name)),
         )
         for name, rows in frame.groupby("model", sort=True)
     }  # fmt: skip

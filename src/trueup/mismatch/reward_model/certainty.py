@@ -1,4 +1,4 @@
-"""Whether sigmoid(score difference) is the chance to be preferred, before and after one temperature.
+"""Whether sigmoid(score difference) is the chance to be preferred, before and after one temperature, and under the map kept with the model.
 
 The temperature is fitted on one half of the prompts and judged on the other, both ways, so that nothing is judged on what it was fitted to.
 Of items with several pairs one is drawn: pairs that share a reply are not independent, and the consistency band takes them to be.
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from trueup.core.rng import Key
 from trueup.mismatch.reward_model.question import Answer, Evidence, Question, named, unknown
@@ -17,22 +18,26 @@ from trueup.mismatch.reward_model.scores import ScoredPairs
 from trueup.stats import calibration as stats
 from trueup.stats.bootstrap import Array, mean_estimate
 from trueup.stats.estimate import Estimate
-from trueup.stats.recalibration import fit_calibrator
+from trueup.stats.recalibration import Calibration, fit_calibrator
 
 LEVEL = 0.95
 DIAGRAM_BINS = 8
+_LEAST = 1e-6
+"""An isotonic map may say 0 or 1, of which there are no log-odds."""
 
 
-def certainty(pairs: ScoredPairs, key: Key, level: float = LEVEL) -> list[Estimate]:
+def certainty(pairs: ScoredPairs, key: Key, level: float = LEVEL, stored: Calibration | None = None) -> list[Estimate]:
     """Calibration of one model; ties of rating count as half a win.
 
     Args:
         pairs: of one model.
         key: random stream.
         level: of the consistency band.
+        stored: the map kept with the model.
 
     Returns:
-        for the scores as they are and (``_after``) divided by the temperature of the other half of the prompts: ``nll``, ``brier``,
+        for the scores as they are, (``_after``) divided by the temperature of the other half of the prompts, and (``_stored``) under the
+        map kept with the model where there is one: ``nll``, ``brier``,
         ``ece_width`` and ``ece_mass`` (bins of equal width, of equal numbers), whose interval is the band in which calibrated scores
         of this sharpness would fall; ``reliability`` and ``resolution`` of the Brier score; and ``temperature``, fitted to all.
         Above 1 the scores are over-confident.
@@ -44,37 +49,55 @@ def certainty(pairs: ScoredPairs, key: Key, level: float = LEVEL) -> list[Estima
     after = _cross_fitted(pairs, outcome, key)
     if after is not None:
         found += _measures(after, outcome, pairs.prompt, "_after", key, level)
+    if stored is not None:
+        found += _measures(under(stored, pairs), outcome, pairs.prompt, "_stored", key, level)
     n = len(np.unique(pairs.prompt))
     found.append(Estimate(name="temperature", value=temperature, low=None, high=None, n=n, unit="score", method="maximum likelihood"))
     return found
 
 
 def answer(evidence: Evidence) -> Answer:
-    """Alarm where the calibration error exceeds the band of calibrated scores and the threshold."""
-    found = tuple(certainty(evidence.pairs, evidence.key, evidence.settings.alarm_level))
+    """Alarm where the calibration error of what the model claims exceeds the band of calibrated scores and the threshold.
+
+    What it claims are the chances of the map kept with it, or sigmoid(score difference) where there is none.
+    """
+    stored = evidence.calibration
+    found = tuple(certainty(evidence.pairs, evidence.key, evidence.settings.alarm_level, stored))
     by_name = named(found)
-    error, temperature = by_name["ece_mass"], by_name["temperature"].value
+    error, temperature = by_name["ece_mass" if stored is None else "ece_mass_stored"], by_name["temperature"].value
     if error.value is None or error.high is None:
         return unknown("there are no pairs")
     alarm = error.value > max(error.high, evidence.settings.min_calibration_error)
     told = "" if temperature is None else f" One temperature, {temperature:.3g}, fits best."
+    what = "Calibration error" if stored is None else "Under the map kept with the model, calibration error"
     rule = (
-        f"Calibration error {error.value:.3f} {'exceeds' if alarm else 'lies within'} what calibrated scores of this sharpness would show "
+        f"{what} {error.value:.3f} {'exceeds' if alarm else 'lies within'} what calibrated scores of this sharpness would show "
         f"(up to {error.high:.3f}).{told}"
     )
-    return Answer(verdict="alarm" if alarm else "quiet", rule=rule, estimates=found, series=diagram(evidence.pairs, evidence.key))
+    series = diagram(evidence.pairs, evidence.key, stored)
+    return Answer(verdict="alarm" if alarm else "quiet", rule=rule, estimates=found, series=series)
 
 
-def diagram(pairs: ScoredPairs, key: Key) -> dict[str, list[Any]]:
+def under(stored: Calibration, pairs: ScoredPairs) -> Array:
+    """[N] log-odds of the first reply under the map kept with a model; a preference for the place (Platt's intercept) cancels."""
+    there, back = (np.clip(stored.probability(d, pairs.domain.tolist()), _LEAST, 1 - _LEAST) for d in (pairs.delta, -pairs.delta))
+    return np.asarray((special.logit(there) - special.logit(back)) / 2)
+
+
+def diagram(pairs: ScoredPairs, key: Key, stored: Calibration | None = None) -> dict[str, list[Any]]:
     """Reliability in bins of equal mass, each pair in both orders.
 
     Returns:
-        columns ``scores`` (as it is, after temperature), ``forecast``, ``observed`` (shares of wins) and ``pairs``, one row a bin.
+        columns ``scores`` (as it is, after temperature, under the kept map), ``forecast``, ``observed`` (shares of wins) and ``pairs``, one
+        row a bin.
     """
     pairs = pairs.take(_one_an_item(pairs, key))
     outcome = np.where(pairs.tied, 0.5, 1.0)
     columns: dict[str, list[Any]] = {"scores": [], "forecast": [], "observed": [], "pairs": []}
-    for label, delta in (("as it is", pairs.delta), ("after temperature", _cross_fitted(pairs, outcome, key))):
+    shown = {"as it is": pairs.delta, "after temperature": _cross_fitted(pairs, outcome, key)}
+    if stored is not None:
+        shown["kept map"] = under(stored, pairs)
+    for label, delta in shown.items():
         if delta is None:
             continue
         table = stats.reliability(delta, outcome, DIAGRAM_BINS, "mass")
@@ -132,7 +155,7 @@ QUESTION = Question(
     name="certainty",
     title="Certainty",
     ask="Do its score differences mean what they say?",
-    lede="Calibration of the score differences, as they are and after one temperature fitted on the other half of the prompts. Brackets of "
-    "an ECE are the band of calibrated scores, not an interval.",
+    lede="Calibration of the score differences, as they are, after one temperature fitted on the other half of the prompts, and under the "
+    "map kept with the model where it has one. Brackets of an ECE are the band of calibrated scores, not an interval.",
     answer=answer,
 )

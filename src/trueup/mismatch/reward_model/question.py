@@ -15,6 +15,7 @@ from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Verdict
 from trueup.mismatch.reward_model.scores import ScoredPairs, pairs_of
 from trueup.stats.estimate import Estimate
+from trueup.stats.recalibration import Calibration
 
 NOTHING = pd.DataFrame()
 
@@ -87,6 +88,8 @@ class Evidence:
     """Votes of several annotators on pairs; empty where each pair has one label."""
     agreement: float | None = None
     """Share of pairs on which two annotators agree, where it is known from elsewhere."""
+    calibration: Calibration | None = None
+    """The map to chances that is kept with the model."""
     settings: CardSettings = field(default_factory=CardSettings)
     key: Key = field(default_factory=lambda: Key(0))
     """Random stream; the same for all models, so that they are compared on common resamples."""
