@@ -1,7 +1,8 @@
 """Which of thirty reward models of nearly equal accuracy is the best teacher: what the card says before any policy is trained.
 
-For every seed of the helpdesk world: candidates that differ in what they were trained on (number of pairs, noise and bias of the
-annotators, epochs), thirty of them within three points of accuracy, and one policy run against each. The card sees replies of the SFT
+For every seed of the helpdesk world: candidates that differ in who labelled what they were trained on (one annotator each, with likings of
+its own for length, flattery, politeness, caution and refusal) and in the number of pairs, thirty of them within three points of
+accuracy, and one policy run against each. The card sees replies of the SFT
 policy and at most 500 noisy comparisons of them; it never sees gold.
 
     python studies/teaching.py --seeds 100:103 --jobs 2 --out runs/teaching
@@ -51,6 +52,8 @@ BETA = 0.2
 """KL coefficient of the policy runs: with a tenth of it every run is over-optimised, and its length decides."""
 BETAS = (0.1, BETA, 0.5)
 """Tilts at which gains are predicted, standard deviations of the score a nat."""
+LIKINGS = ("length", "flattery", "politeness", "caution", "refusal")
+"""Of a candidate's annotator, in units of gold; each is 0 in half of them."""
 HONEST_PAIRS = 1000
 """Held-out pairs that accuracy is measured on, labelled by annotators without bias but as noisy as ever."""
 
@@ -58,12 +61,12 @@ HONEST_PAIRS = 1000
 def settings_of(seed: int, member: int) -> list[str]:
     """What one candidate was trained on, drawn from the seed."""
     rng = (Key(seed) / "candidate" / member).generator()
+    likings = [f"{name}: {rng.uniform(-0.5, 1.5) * (rng.random() < 0.5):.3f}" for name in LIKINGS]
     return [
         f"seed={seed}",
-        f"world.bias_strength={rng.uniform(0, 1.2):.3f}",
-        f"world.noise_strength={rng.uniform(0.3, 1.6):.3f}",
-        f"world.train_pairs={int(rng.choice([300, 600, 1200]))}",
-        f"reward.epochs={int(rng.choice([1, 2, 4]))}",
+        "world.bias_strength=1.0",
+        f"world.annotators=[{{name: own, {', '.join(likings)}}}]",
+        f"world.train_pairs={int(rng.choice([800, 1200, 1600]))}",
         "arms=[{name: static}]",
         "policy.steps=120",
         f"policy.optimizer.beta={BETA}",
