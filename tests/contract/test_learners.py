@@ -35,9 +35,11 @@ from trueup.optimizers.kto import KTOConfig
 from trueup.optimizers.ppo import PPOConfig
 from trueup.optimizers.rloo import RLOOConfig
 from trueup.optimizers.sft import SFT
+from trueup.rewards.dense.fudge import FudgeConfig
 from trueup.rewards.dense.protocol import DenseObjectiveConfig, SegmentTargets
 from trueup.rewards.fit import RewardLearner
 from trueup.rewards.fit_dense import DenseLearner, MarkedBatch
+from trueup.rewards.fit_prefix import PrefixLearner, ScoredReplies
 from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig
 from trueup.rewards.objectives.protocol import Judgements, ObjectiveConfig
 
@@ -128,6 +130,12 @@ def marked(rows: int, key: Key) -> MarkedBatch:
     return MarkedBatch(row=torch.arange(rows), marked=tuple(found))
 
 
+def scored(rows: int, key: Key) -> ScoredReplies:
+    """Replies as a policy's tokens, with scores."""
+    batch, learner = marked(rows, key), dense_learner("values")
+    return ScoredReplies(sequences=learner.collect(batch, key).sequences, score=torch.linspace(-1, 2, rows))
+
+
 LEARNERS = {
     "sft": Case(lambda: SFT(tiny_policy()), demonstrations),
     "rloo": Case(lambda: RLOOConfig(**ONLINE).build(tiny_parts()), prompts),
@@ -145,6 +153,7 @@ LEARNERS = {
     "advantage_model_ppo": Case(
         lambda: AdvantageModelPPOConfig(**ONLINE, clusters=2, per_cluster=1).build(replace(tiny_parts(), demonstrations=shown())), prompts
     ),
+    "prefixes": Case(lambda: PrefixLearner(FudgeConfig(), tiny_reward()), scored),
     "pairs": Case(lambda: RewardLearner(BradleyTerryConfig(center_rewards_coefficient=0.1), tiny_reward()), preferences),
     "pairs without ties": Case(lambda: RewardLearner(BradleyTerryConfig(ties="drop"), tiny_reward()), groups),
     **{kind: Case(partial(reward_learner, kind), groups) for kind in kinds("trueup.rewards.objectives") if kind != "protocol"},

@@ -88,13 +88,13 @@ def _loaded(config: Path | None, given: dict[str, Any], methods: list[str], over
 def _table(arms: dict[str, dict[str, float | None]]) -> Any:
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2))
+    table = Table(box=None, padding=(0, 1))
     known = [name for name in SHOWN if any(found[name] is not None for found in arms.values())]
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in known:
-        table.add_column(SHOWN[name], justify="right")
+        table.add_column(SHOWN[name], justify="right", no_wrap=True)
     for arm, found in arms.items():
-        table.add_row(arm, *("absent" if (v := found[name]) is None else f"{v:.3f}" for name in known))
+        table.add_row(arm, *("absent" if (v := found[name]) is None else f"{v:.4g}" for name in known))
     return table
 
 

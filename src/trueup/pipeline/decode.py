@@ -30,6 +30,7 @@ from trueup.pipeline.config import resolve_path
 from trueup.pipeline.decode_config import DecodeConfig, DecodingArmConfig
 from trueup.pipeline.decode_models import DecodeModels, check_room, load_models, parts_of, prefix_model
 from trueup.pipeline.events import Event, Listener, nobody
+from trueup.pipeline.fit_prefix import fit_prefix
 from trueup.pipeline.preferences import shown
 from trueup.sandbox.world import World
 from trueup.store.atomic import write_text
@@ -88,7 +89,10 @@ def decode(config: DecodeConfig, out: Path, *, resume: bool = False, base: Path 
         ids = encode_prompts(models.policy.tokenizer, [p.text for p in prompts])
         check_room(config, models.policy, prompts, ids)
         _manifest(run, config, prompts)
-        parts = parts_of(config, models, prefix_model(config, models, base, None))
+        fitted = None
+        if config.fit_prefix is not None:
+            fitted = fit_prefix(run, config, config.fit_prefix, models, training_prompts(config, world, base) or prompts, on_event)
+        parts = parts_of(config, models, prefix_model(config, models, base, fitted))
         job = _Job(config=config, run=run, models=models, parts=parts, world=world, prompts=prompts, ids=ids)
         for arm in config.arms:
             _answer(job, arm, on_event)
@@ -115,6 +119,18 @@ def prompts_of(config: DecodeConfig, world: World | None, base: Path) -> list[Pr
     if not found:
         raise UserError("there is no prompt to answer.", where=config.prompts or f"world, split '{config.split}'")
     return found[: config.max_prompts]
+
+
+def training_prompts(config: DecodeConfig, world: World | None, base: Path) -> list[Prompt]:
+    """What a scorer of prefixes learns on; empty where neither a file nor a world says.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    named = None if config.fit_prefix is None else config.fit_prefix.prompts
+    if named is not None:
+        return read_prompts(resolve_path(named, base))
+    return [] if world is None else list(world.prompts("train"))
 
 
 def _answer(job: _Job, arm: DecodingArmConfig, on_event: Listener) -> None:

@@ -39,6 +39,12 @@ class PrefixFitConfig(FitConfig):
     squash: bool = False
     """Learn the score's place between the lowest and the highest of the replies, which `rad` wants, instead of the score."""
 
+    @model_validator(mode="after")
+    def _targets(self) -> PrefixFitConfig:
+        if self.objective.classifies and not self.squash:
+            raise ValueError(f"'{self.objective.kind}' learns numbers between 0 and 1: set squash: true, or use fudge, cd_q or soft_values")
+        return self
+
 
 class DecodeConfig(Config):
     """Answering prompts with a policy that is guided while it writes."""

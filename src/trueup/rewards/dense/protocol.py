@@ -65,6 +65,23 @@ def at_ends(output: Tensor, segments: SegmentTargets) -> Tensor:
     return output[rows, last, segments.category.to(output.device)]
 
 
+def at_tokens(output: Tensor, segments: SegmentTargets) -> Tensor:
+    """[B, S, T] The output of each segment's category at every reply token.
+
+    Args:
+        output: [B, T, C].
+        segments: whose `category` is read.
+    """
+    rows, size = segments.category.shape
+    category = segments.category.to(output.device)[..., None].expand(rows, size, output.shape[1])
+    return output.transpose(1, 2).gather(1, category)
+
+
+def token_count(segments: SegmentTargets) -> Tensor:
+    """[B, S] tokens of each segment; 0 where absent."""
+    return ((segments.last - segments.first + 1).clamp(min=0) * segments.present).float()
+
+
 def targets(output: Tensor, segments: SegmentTargets) -> Tensor:
     """[B, S] Targets in the outputs' type and place, 0 where absent: what stands there must not reach a gradient."""
     return keep(segments.target.to(output), segments.present.to(output.device))
