@@ -141,7 +141,7 @@ def test_experience(variant: str, whiten: str) -> None:
 
 
 def test_multipliers_move_after_they_were_used_by_the_batch_means() -> None:
-    learner, still = learner_of(thresholds=BOTH), learner_of(thresholds=BOTH, multiplier_lr=1e-9)
+    learner, still = learner_of(thresholds=BOTH, multiplier_lr=0.1), learner_of(thresholds=BOTH, multiplier_lr=1e-9)
     e, same = collected(learner), collected(still)
     assert torch.equal(e.advantage, same.advantage)
     good, brief = e.part.mean(0).tolist()

@@ -23,6 +23,9 @@ FUSED = "tests/by_hand/test_fused.py"
 LOGPROBS = "tests/by_hand/test_logprobs.py"
 ONLINE = "tests/by_hand/test_online_more.py"
 PPO = "tests/by_hand/test_optimizer_ppo.py"
+CONSTRAINED = "tests/by_hand/test_optimizer_constrained.py"
+ADVANTAGE = "tests/by_hand/test_optimizer_advantage_model_ppo.py"
+FEEDBACK = "tests/by_hand/test_noisy_feedback.py"
 TOKENS = "tests/by_hand/test_tokens_more.py"
 LAYOUT = "tests/by_hand/test_layout.py"
 REALIGN = "tests/by_hand/test_realign_more.py"
@@ -388,6 +391,13 @@ _CRITICS = (
     ("critic-in-raw-units", "models/value.py", "critic.head.weight.copy_(gain * head.weight[:1])", "critic.head.weight.copy_(head.weight[:1])", (PPO,)),
     ("mixed-in-by-row-of-the-share", "optimizers/pretraining.py", "return (batch.row[:, None] * k + torch.arange(k)).flatten()", "return torch.arange(len(batch) * k)", (PPO,)),
     ("mix-counts-reply-tokens", "optimizers/actor_critic.py", "token_mean(demonstration.mask, shown)], 1)", "token_mean(demonstration.mask, tokens)], 1)", (PPO,)),
+    ("multipliers-fall-when-violated", "ops/lagrange.py", "return raw - rate * velocity, velocity", "return raw + rate * velocity, velocity", (CONSTRAINED,)),
+    ("penalty-of-kl-in-every-objective", "optimizers/constrained.py", "samples.token_score, *others]", "samples.token_score + shaped_reward(penalty, gap, mask, cfg.beta), *others]", (CONSTRAINED,)),
+    ("one-value-head-for-all", "optimizers/constrained.py", "for v in self.critic.values(seq).unbind(-1)]", "for v in [self.critic(seq)] * (len(self.names) + 1)]", (CONSTRAINED,)),
+    ("reference-weights-upside-down", "optimizers/advantage_model_ppo.py", "log_weight = -reference_gap(samples)", "log_weight = reference_gap(samples)", (ADVANTAGE,)),
+    ("worst-of-each-cluster", "optimizers/advantage_model_ppo.py", "np.argsort(-score[rows]", "np.argsort(score[rows]", (ADVANTAGE,)),
+    ("noise-by-place-in-the-call", "rewards/feedback.py", "(self.key / prompt_id(prompt) / reply.text / int(reply.finished))", "(self.key / len(rows))", (FEEDBACK,)),
+    ("noise-largest-at-the-top", "rewards/feedback.py", "torch.minimum(0.64 * rating, 0.67 * (1 - rating))", "0.64 * rating", (FEEDBACK,)),
     ("sum-puts-all-everywhere", "rewards/combine.py", "total = total + weight * placed_reward(reward, prompts, replies, sequences)", "total = total + weight * reward.score(prompts, replies, sequences)[:, None] * sequences.mask", (DENSE,)),
 )
 

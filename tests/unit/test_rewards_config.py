@@ -47,6 +47,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "clip": {"reward": {"kind": "length_penalty"}, "low": -1, "high": 2},
     "sigmoid": {"reward": {"kind": "ensemble"}, "references": 3},
     "length_penalty": {"per_word": 0.5, "free_words": 2},
+    "noisy": {"reward": {"kind": "gold"}, "low": -2, "high": 2, "granularity": 4, "skew": 0.5, "observed": 0.5, "noise_seed": 3},
     "exact_match": {"tag": "solution", "contained": True},
     "numeric_answer": {"tolerance": 0.1},
     "pattern": {"expression": "^a+$", "whole": True, "wanted": False},
@@ -315,10 +316,10 @@ def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "rewards.md"
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_the_page_shows_what_is_valid(number: int) -> None:
     found = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(found) == 3
+    assert len(found) == 4
     values = yaml.safe_load(found[number])
     config = validate({"world": "helpdesk", **values}, RunConfig, where="page")
     assert [a.name for a in config.arms] == [a["name"] for a in values.get("arms", [{"name": "static"}])]

@@ -8,7 +8,8 @@ Deviations:
 1. The mixed advantage is standardised, not each advantage before mixing (``whiten: each`` does the latter). At any tilted policy the
    advantage of the KL term is minus a multiple of the rewards', so that after each is standardised they cancel at equal weights whatever
    the threshold, and multipliers swing instead of settling.
-2. Multipliers move once a rollout, by its mean rewards, and serve the next one; the code of the paper moves them at every minibatch.
+2. Multipliers move once a rollout, by its mean rewards, and serve the next one, at a rate of 0.03 by default; the code of the paper moves
+   them at every minibatch, at 0.1.
 3. Heads of one critic instead of a critic for each objective; the losses of all heads are added.
 4. The penalty for replies that did not end belongs to the KL objective.
 5. Thresholds are given, not searched for.
@@ -49,13 +50,13 @@ class ConstrainedConfig(ActorCriticConfig):
     """Part of the arm's reward (a ``sum`` or ``rules``) -> its mean, in the part's own units, before its weight."""
     variant: Literal["xi", "mu", "all"] = "xi"
     """``xi`` holds means at their thresholds, ``mu`` at or above them, ``all`` also maximises the weighted sum."""
-    multiplier_lr: float = Field(default=0.1, gt=0)
+    multiplier_lr: float = Field(default=0.03, gt=0)
     """Step size of the multipliers, before squashing."""
     multiplier_momentum: float = Field(default=0.1, ge=0, lt=1)
     """Share of their running gradient that is kept."""
     multiplier_init: float = 0.0
     """Where they begin, before squashing: 0 is 0 for ``xi``, 1/2 for the others."""
-    whiten: Literal["total", "each", "none"] = "total"
+    whiten: Literal["total", "each"] = "total"
     """What is standardised: the mixed advantage, or each advantage before mixing, as in the paper (see the header)."""
 
     def build(self, parts: Parts) -> Constrained:
@@ -193,7 +194,7 @@ class Constrained:
         if self.config.whiten == "each":
             advantages = [whitened(a) for a in advantages]
         mixed = torch.stack([w * a for w, a in zip(self.weights().tolist(), advantages, strict=True)]).sum(0)
-        return whitened(mixed) if self.config.whiten == "total" else keep(mixed, mask)
+        return mixed if self.config.whiten == "each" else whitened(mixed)
 
     def _ascend(self, part: Tensor) -> None:
         """[B, N] scores of the constrained parts move their multipliers."""
