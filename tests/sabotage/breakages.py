@@ -58,6 +58,12 @@ READING = "tests/unit/test_mismatch_reading.py"
 VERDICT = "tests/unit/test_mismatch_verdict.py"
 TRACKING = "tests/by_hand/test_mismatch_more.py"
 
+TREES = "tests/oracle/test_tree.py"
+DECODED = "tests/oracle/test_decoding.py"
+DECODERS = "tests/contract/test_decoders.py"
+SEARCHES = "tests/by_hand/test_decoding_parts.py"
+SCORERS = "tests/by_hand/test_prefix_scorers.py"
+DECODE_VERB = "tests/unit/test_cli_decode.py"
 TILTING = "tests/by_hand/test_stats_tilting.py"
 GAINS = "tests/by_hand/test_predicted_gains.py"
 TEACHING = "tests/by_hand/test_teaching_quality.py"
@@ -111,6 +117,8 @@ _OBJECTIVES = (
 
 _LEAN = (
     ("certainty-ignores-the-kept-map", "mismatch/reward_model/certainty.py", '"ece_mass" if stored is None else "ece_mass_stored"', '"ece_mass"', ("tests/by_hand/test_reward_examination.py",)),
+    ("equal-kl-beyond-the-end", "mismatch/policy_evaluation/equal_budget.py", "begun = x[:, 0] <= budget", "begun = x[:, 0] <= np.inf", ("tests/by_hand/test_equal_budget.py",)),
+    ("equal-kl-unpaired", "mismatch/policy_evaluation/equal_budget.py", "draws - base_draws", "draws - base_draws[::-1]", ("tests/by_hand/test_equal_budget.py",)),
     ("uneven-rows-taken-for-even", "models/layout.py", "return each if even else None", "return each or None", (LAYOUT,)),
     ("fused-silu-gradient", "ops/fused.py", "d_hidden.mul_(right), left, grad_input", "d_hidden.mul_(left), right, grad_input", (FUSED,)),
     ("fused-norm-gradient", "ops/fused.py", "return d_unit.addcmul_(unit, along, value=-1).mul_(inverse)", "return d_unit.mul_(inverse)", (FUSED,)),
@@ -172,8 +180,8 @@ _REDUCTIONS = (
 _SAMPLING = (
     ("scored-at-another-temperature", "optimizers/experience.py", "parts.policy.logprobs(seq, config.temperature)", "parts.policy.logprobs(seq)", (ONLINE,)),
     ("reference-at-another-temperature", "optimizers/experience.py", "parts.reference.logprobs(seq, config.temperature)", "parts.reference.logprobs(seq)", (ONLINE,)),
-    ("loss-at-another-temperature", "optimizers/rloo.py", "logprobs(e.sequences, self.config.temperature)", "logprobs(e.sequences)", (ONLINE,)),
-    ("rloo-ignores-the-reference", "optimizers/rloo.py", " - self.config.beta * gap.sum(1)\n", "\n", (ONLINE,)),
+    ("loss-at-another-temperature", "optimizers/whole_reply.py", "logprobs(e.sequences, config.temperature)", "logprobs(e.sequences)", (ONLINE,)),
+    ("rloo-ignores-the-reference", "optimizers/whole_reply.py", "return score - config.beta * gap\n", "return score\n", (ONLINE,)),
     ("importance-weight-forgotten", "optimizers/rloo.py", "totals[0].item()) * experience.importance", "totals[0].item())", (ONLINE,)),
     ("importance-weight-inverted", "optimizers/experience.py", "gap.exp().clamp(max", "(-gap).exp().clamp(max", (ONLINE,)),
     ("ending-is-punished", "optimizers/experience.py", "(~samples.finished).float()", "samples.finished.float()", (ONLINE,)),
@@ -398,10 +406,35 @@ _CRITICS = (
     ("worst-of-each-cluster", "optimizers/advantage_model_ppo.py", "np.argsort(-score[rows]", "np.argsort(score[rows]", (ADVANTAGE,)),
     ("noise-by-place-in-the-call", "rewards/feedback.py", "(self.key / prompt_id(prompt) / reply.text / int(reply.finished))", "(self.key / len(rows))", (FEEDBACK,)),
     ("noise-largest-at-the-top", "rewards/feedback.py", "torch.minimum(0.64 * rating, 0.67 * (1 - rating))", "0.64 * rating", (FEEDBACK,)),
+    ("strangers-merged", "pipeline/merge.py", "if cosine < RELATED and not unrelated:", "if cosine < -1 and not unrelated:", ("tests/unit/test_merge.py",)),
+    ("weights-need-no-sum", "pipeline/merge.py", "if not abs(sum(weights) - 1) < 1e-6:", "if not sum(weights) > 0:", ("tests/unit/test_merge.py",)),
+    ("other-tokenizers-merged", "models/merge.py", "        if not alike:", "        if tokenizer is None:", ("tests/unit/test_merge.py",)),
     ("sum-puts-all-everywhere", "rewards/combine.py", "total = total + weight * placed_reward(reward, prompts, replies, sequences)", "total = total + weight * reward.score(prompts, replies, sequences)[:, None] * sequences.mask", (DENSE,)),
 )
 
+_DECODING = (
+    ("siblings-see-each-other", "decoding/tree.py", "torch.eye(new, dtype", "torch.ones((new, new), dtype", (TREES,)),
+    ("kept-nodes-by-column", "decoding/tree.py", "-1), width + nodes], 1)", "-1), nodes], 1)", (TREES,)),
+    ("nodes-placed-in-order", "decoding/tree.py", "self.length[:, None] + look.sum(2) - 1", "self.length[:, None] + torch.arange(old, old + new)", (TREES,)),
+    ("end-read-by-who-may-not", "decoding/tree.py", "None if model.reads_eos else tokenizer.eos_token_id", "None", (TREES,)),
+    ("another-candidate-kept", "decoding/tokenwise.py", ".long().argmax(1)[alive] + t", ".long().argmax(1)[alive] * 0 + t", (DECODED,)),
+    ("divergence-the-other-way", "ops/tilt.py", "(logp.exp() * gap)", "(logp_base.exp() * gap)", (DECODED,)),
+    ("soft-value-unscaled", "ops/tilt.py", "logsumexp(0) / strength", "logsumexp(0)", (DECODED,)),
+    ("decoding-streams-of-the-position", "decoding/protocol.py", "range(self.first_row, self.first_row + len(self))", "range(len(self))", (DECODERS,)),
+    ("segments-streams-of-the-position", "decoding/segments.py", "key.uniforms([asked.first_row + row], length)", "key.uniforms([row], length)", (DECODERS,)),
+    ("mean-over-branches", "decoding/puct.py", "node.visits @ node.q / node.visits.sum()", "node.q.mean()", (SEARCHES,)),
+    ("only-visited-branches-count", "decoding/puct.py", "float(node.q.max())", "float(node.q[node.visits > 0].max())", (DECODED,)),
+    ("worst-block-kept", "decoding/beam.py", "key=lambda p: -p.value", "key=lambda p: p.value", (DECODED,)),
+    ("worst-of-n", "decoding/methods/best_of_n.py", "score.argmax(1)", "score.argmin(1)", (DECODED,)),
+    ("others-tie-with-the-best", "stats/best_of_n.py", "(count - 1) * np.where(p < 1, rest, 0.0)", "count * np.where(p < 1, rest, 0.0)", (SEARCHES,)),
+    ("next-value-learns-too", "rewards/dense/cd_q.py", "[..., 1:]).detach()", "[..., 1:])", (SCORERS,)),
+    ("weights-do-not-add-up", "rewards/dense/cumulative.py", "length * (length + 1)", "length * length", (SCORERS,)),
+    ("linear-exponential-the-other-way", "rewards/dense/soft_values.py", "- at_tokens(output, segments))", "+ at_tokens(output, segments))", (SCORERS,)),
+    ("chunks-share-streams", "pipeline/decode.py", "first_row=start * config.samples_per_prompt", "first_row=0", (DECODE_VERB,)),
+    ("done-chunks-written-again", "pipeline/decode.py", "if not job.run.records_path(_name(arm, s)).exists()", "if s >= 0", (DECODE_VERB,)),
+)  # fmt: skip
 _ALL = (
+    *_DECODING,
     *_CRITICS,
     *_CONFIGURED,
     *_PROBES,

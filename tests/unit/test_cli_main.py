@@ -19,7 +19,22 @@ from trueup.core.errors import UserError
 from trueup.core.record import SampleRecord
 from trueup.store.run import Run
 
-VERBS = ["quickstart", "run", "sft", "reward", "policy", "decode", "report", "list", "version", "config show", "data ceiling", "reward evaluate"]
+VERBS = [
+    "quickstart",
+    "run",
+    "sft",
+    "reward",
+    "policy",
+    "merge",
+    "decode",
+    "compare",
+    "report",
+    "list",
+    "version",
+    "config show",
+    "data ceiling",
+    "reward evaluate",
+]
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

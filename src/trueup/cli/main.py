@@ -16,7 +16,7 @@ from pathlib import Path
 
 import typer
 
-from trueup.cli import config, data, decode, kinds, policy, quickstart, report, reward, reward_evaluate, run, sft, version
+from trueup.cli import compare, config, data, decode, kinds, merge, policy, quickstart, report, reward, reward_evaluate, run, sft, version
 from trueup.cli.launch import Stopped
 from trueup.cli.output import Output, only_result
 from trueup.core.errors import UserError
@@ -35,6 +35,8 @@ app.command("sft")(sft.sft)
 app.command("reward")(reward.reward)
 app.command("policy")(policy.policy)
 app.command("decode")(decode.decode)
+app.command("compare")(compare.compare)
+app.command("merge")(merge.merge)
 app.command("reward evaluate")(reward_evaluate.evaluate)
 app.command("report")(report.report)
 app.command("list")(kinds.kinds)

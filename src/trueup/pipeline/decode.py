@@ -144,9 +144,11 @@ def _answer(job: _Job, arm: DecodingArmConfig, on_event: Listener) -> None:
     for number, start in enumerate(left, done + 1):
         step = starts.index(start)
         job.run.ledger(STAGE, arm.name, step)
+        began = time.perf_counter()
         rows = _chunk(job, arm, start)
+        seconds = round(time.perf_counter() - began, 4)
         metrics = {k: v for k, v in summary(rows).items() if v is not None}
-        job.run.log({"stage": STAGE, "arm": arm.name, "step": step, "metrics": metrics})
+        job.run.log({"stage": STAGE, "arm": arm.name, "step": step, "metrics": metrics, "seconds": seconds})
         job.run.write_records(_name(arm, start), rows)
         on_event(Event(kind="step", stage=STAGE, arm=arm.name, step=number, total=len(starts), metrics=metrics))
 

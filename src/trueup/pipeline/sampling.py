@@ -15,7 +15,7 @@ from trueup.decoding.sample import Sampled
 from trueup.models.policy import Policy, load_policy
 from trueup.optimizers.protocol import OfflineConfig, OnlineConfig
 from trueup.optimizers.rloo import RLOOConfig
-from trueup.pipeline.config import RewardStageConfig
+from trueup.pipeline.config import RewardStageConfig, RunConfig
 from trueup.pipeline.context import Context
 
 PROMPTS_AT_ONCE = 128
@@ -38,7 +38,12 @@ class Written:
 
 def decoding_of(context: Context) -> Decoding:
     """How the run's policies are sampled: as its optimizer samples them."""
-    stage = context.config.policy
+    return decoding_for(context.config)
+
+
+def decoding_for(config: RunConfig) -> Decoding:
+    """`decoding_of` a configuration."""
+    stage = config.policy
     if stage is not None and isinstance(stage.optimizer, OfflineConfig):
         return Decoding(temperature=1.0, top_p=1.0, max_tokens=stage.optimizer.max_completion_length)
     online = stage.optimizer if stage is not None and isinstance(stage.optimizer, OnlineConfig) else RLOOConfig()
