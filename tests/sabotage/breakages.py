@@ -433,7 +433,38 @@ _DECODING = (
     ("chunks-share-streams", "pipeline/decode.py", "first_row=start * config.samples_per_prompt", "first_row=0", (DECODE_VERB,)),
     ("done-chunks-written-again", "pipeline/decode.py", "if not job.run.records_path(_name(arm, s)).exists()", "if s >= 0", (DECODE_VERB,)),
 )  # fmt: skip
+OFFLINE = "tests/by_hand/test_optimizer_dpo.py"
+IPO = "tests/by_hand/test_optimizer_ipo.py"
+KTO = "tests/by_hand/test_optimizer_kto.py"
+LEFTOVER = "tests/by_hand/test_optimizer_a_lol.py"
+ACTION_VALUES = "tests/by_hand/test_optimizer_ilql.py"
+INCLUSIVE = "tests/by_hand/test_optimizer_inclusive.py"
+FED = "tests/unit/test_pipeline_offline.py"
+
+_OFFLINE = (
+    ("longer-is-favoured", "optimizers/dpo.py", "- self.length_alpha * tokens", "+ self.length_alpha * tokens", (OFFLINE,)),
+    ("robust-is-only-smoothed", "optimizers/dpo.py", 'if self.loss_type == "robust" else', 'if self.loss_type == "none" else', (OFFLINE,)),
+    ("sides-cut-apart", "optimizers/offline.py", "longer = [max(a, b, key=len)", "longer = [min(a, b, key=len)", (OFFLINE,)),
+    ("first-is-chosen", "optimizers/offline.py", "if group.ratings[0] > group.ratings[1] else (second, first)", "if True else (second, first)", (OFFLINE,)),
+    ("ipo-of-half-the-margin", "ops/preference.py", "(margin - 1 / (2 * tau))", "(margin - 1 / tau)", (IPO,)),
+    ("undesirable-rewarded", "ops/preference.py", "undesirable * torch.sigmoid(gain[:, 1])", "undesirable * torch.sigmoid(-gain[:, 1])", (KTO,)),
+    ("kl-below-zero", "optimizers/kto.py", "max(totals[1].item() / max(totals[0].item(), 1.0), 0.0)", "totals[1].item() / max(totals[0].item(), 1.0)", (KTO,)),
+    ("replies-meet-their-own-prompt", "optimizers/kto.py", "(rows[-1], *rows[:-1])", "rows", (KTO,)),
+    ("closeness-of-the-chosen-alone", "optimizers/inclusive.py", "kl_k2(logp - logp_ref).sum(1)", "kl_k2(logp - logp_ref)[:, 0]", (INCLUSIVE,)),
+    ("ratio-learns", "ops/offline_gradient.py", "weight = ratio.detach().sum(1).exp()", "weight = ratio.sum(1).exp()", (LEFTOVER,)),
+    ("what-is-worse-is-imitated", "ops/offline_gradient.py", "return torch.clamp(advantage, min=0.0)", "return advantage", (LEFTOVER,)),
+    ("baseline-of-the-first-rows", "optimizers/a_lol.py", "numbers=batch.row.tolist()", "numbers=list(range(len(batch)))", (LEFTOVER,)),
+    ("baseline-of-the-policy", "optimizers/a_lol.py", "Rollout(policy_of(parts.reference, parts.policy.tokenizer), parts.rollout.precision)", "Rollout(parts.policy)", (LEFTOVER,)),
+    ("expectile-upside-down", "ops/action_values.py", "torch.where(error < 0, 1 - expectile, expectile)", "torch.where(error < 0, expectile, 1 - expectile)", (ACTION_VALUES,)),
+    ("value-after-the-end", "ops/action_values.py", "torch.zeros_like(value[:, :1])], 1)", "value[:, -1:]], 1)", (ACTION_VALUES,)),
+    ("greater-of-the-twins", "models/q_heads.py", "torch.stack(found).amin(0)", "torch.stack(found).amax(0)", (ACTION_VALUES,)),
+    ("slow-copies-forgotten", "loop/state.py", "            b.copy_(state.tensors[", "            b.clone().copy_(state.tensors[", (CONTRACT + "::test_stopped_and_resumed_is_bit_identical[ilql]",)),
+    ("offline-needs-reward-model", "pipeline/arm_config.py", 'if not optimizer.uses_reward and arm.reward.kind == "learned":', 'if arm.reward.kind == "none":', (FED,)),
+    ("demonstrations-as-pairs", "pipeline/feed.py", "[judged(p) for p in pool] if pairs else", "[judged(p) for p in pool] if True else", (FED,)),
+)
+
 _ALL = (
+    *_OFFLINE,
     *_DECODING,
     *_CRITICS,
     *_CONFIGURED,
