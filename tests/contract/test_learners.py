@@ -25,14 +25,21 @@ from trueup.loop.state import load_state, save_state
 from trueup.loop.train import train
 from trueup.optimizers.a_lol import ALoLConfig
 from trueup.optimizers.advantage_model_ppo import AdvantageModelPPOConfig
+from trueup.optimizers.best_of_n_distill import BestOfNDistillConfig
 from trueup.optimizers.constrained import ConstrainedConfig
 from trueup.optimizers.dpo import DPOConfig
 from trueup.optimizers.experience import PromptBatch
+from trueup.optimizers.grpo import GRPOConfig
 from trueup.optimizers.ilql import ILQLConfig
 from trueup.optimizers.inclusive import InclusiveConfig
 from trueup.optimizers.ipo import IPOConfig
 from trueup.optimizers.kto import KTOConfig
+from trueup.optimizers.online_dpo import OnlineDPOConfig
+from trueup.optimizers.p3o import P3OConfig
 from trueup.optimizers.ppo import PPOConfig
+from trueup.optimizers.raft import RaftConfig
+from trueup.optimizers.reinforce import ReinforceConfig
+from trueup.optimizers.remax import RemaxConfig
 from trueup.optimizers.rloo import RLOOConfig
 from trueup.optimizers.sft import SFT
 from trueup.rewards.dense.fudge import FudgeConfig
@@ -153,6 +160,18 @@ LEARNERS = {
     "advantage_model_ppo": Case(
         lambda: AdvantageModelPPOConfig(**ONLINE, clusters=2, per_cluster=1).build(replace(tiny_parts(), demonstrations=shown())), prompts
     ),
+    "reinforce": Case(lambda: ReinforceConfig(**ONLINE, kl_penalty="k2").build(tiny_parts()), prompts),
+    "remax": Case(lambda: RemaxConfig(**ONLINE, kl_penalty="k3").build(tiny_parts()), prompts),
+    "grpo": Case(lambda: GRPOConfig(**ONLINE, beta=0.1, epsilon_high=0.3, loss_type="grpo").build(tiny_parts()), prompts),
+    "grpo by batch": Case(
+        lambda: GRPOConfig(**ONLINE, beta=0.1, kl_penalty="k2", scale_rewards="batch", loss_type="dr_grpo").build(tiny_parts()), prompts
+    ),
+    "p3o": Case(lambda: P3OConfig(**ONLINE).build(tiny_parts()), prompts),
+    "p3o, ratios apart": Case(lambda: P3OConfig(**ONLINE, clipping="separate", kl_penalty="sqrt_chi2").build(tiny_parts()), prompts),
+    "raft": Case(lambda: RaftConfig(**ONLINE, accumulate=True).build(tiny_parts()), prompts),
+    "raft on the whole batch": Case(lambda: RaftConfig(**ONLINE, select="batch").build(tiny_parts()), prompts),
+    "best_of_n_distill": Case(lambda: BestOfNDistillConfig(**ONLINE).build(tiny_parts()), prompts),
+    "online_dpo": Case(lambda: OnlineDPOConfig(max_completion_length=6).build(tiny_parts()), prompts),
     "prefixes": Case(lambda: PrefixLearner(FudgeConfig(), tiny_reward()), scored),
     "pairs": Case(lambda: RewardLearner(BradleyTerryConfig(center_rewards_coefficient=0.1), tiny_reward()), preferences),
     "pairs without ties": Case(lambda: RewardLearner(BradleyTerryConfig(ties="drop"), tiny_reward()), groups),

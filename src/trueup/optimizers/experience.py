@@ -10,6 +10,7 @@ from torch import Tensor
 from trueup.core.rng import Key
 from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import Sequences, decode_replies
+from trueup.decoding.sample import Sampled
 from trueup.learn.table import Table
 from trueup.ops.masking import keep, sequence_sum
 from trueup.optimizers.protocol import OnlineConfig, Parts
@@ -66,9 +67,33 @@ def sample_and_score(parts: Parts, config: OnlineConfig, batch: PromptBatch, key
         key=key / "rollout",
         first_row=int(batch.row[0]) * k,
     )
+    return scored(parts, config, tuple(p for p in batch.prompt for _ in range(k)), sampled)
+
+
+def greedy_samples(parts: Parts, config: OnlineConfig, batch: PromptBatch, key: Key) -> Samples:
+    """The most probable token at every step, one reply a prompt, scored; the rollout must be fresh. No gradients."""
+    sampled = parts.rollout.sample(
+        [list(ids) for ids in batch.ids],
+        num_samples=1,
+        max_tokens=config.max_completion_length,
+        temperature=0.0,
+        key=key / "greedy",
+        first_row=int(batch.row[0]),
+    )
+    return scored(parts, config, batch.prompt, sampled)
+
+
+def scored(parts: Parts, config: OnlineConfig, prompts: tuple[Conversation, ...], sampled: Sampled) -> Samples:
+    """Replies with what policy, reference and reward say of them.
+
+    Args:
+        parts: who is asked.
+        config: the temperature of log-probabilities.
+        prompts: one a row.
+        sampled: the replies.
+    """
     seq = sampled.sequences
     replies = tuple(decode_replies(parts.policy.tokenizer, seq.replies, seq.mask))
-    prompts = tuple(p for p in batch.prompt for _ in range(k))
     token_score = placed_reward(parts.reward, prompts, replies, seq)
     return Samples(
         sequences=seq,
