@@ -180,8 +180,8 @@ def test_a_lol_without_ratios_imitates_in_proportion_to_advantage(priority: bool
 
 def test_a_lol_stops_where_clipped_ratios_balance() -> None:
     # The gradient is E[A clip(rho) grad log pi], rho = pi / pi_ref, over replies y with share mu(y). It vanishes where
-    # pi S = mu A clip(rho); with a = mu A / pi_ref that is rho S = a clip(rho). Inside the clip it needs a = S exactly, so replies sit outside: rho = 1.9 a / S
-    # where a > S, and .1 a / S where a < S, with S = 1.9 sum_{a > S} mu A + .1 sum_{a < S} mu A.
+    # pi S = mu A clip(rho); with a = mu A / pi_ref that is rho S = a clip(rho). Inside the clip it needs a = S exactly, so replies sit
+    # outside: rho = 1.9 a / S where a > S, and .1 a / S where a < S, with S = 1.9 sum_{a > S} mu A + .1 sum_{a < S} mu A.
     config = ALoLConfig(variant="plain", priority=False, num_generations=16, **WORLD.limits)
     found = trained(WORLD, config, batch_of=always(everything()), steps=200)
     mass = OFTEN * advantages()

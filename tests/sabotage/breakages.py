@@ -461,7 +461,7 @@ _OFFLINE = (
     ("slow-copies-forgotten", "loop/state.py", "            b.copy_(state.tensors[", "            b.clone().copy_(state.tensors[", (CONTRACT + "::test_stopped_and_resumed_is_bit_identical[ilql]",)),
     ("offline-needs-reward-model", "pipeline/arm_config.py", 'if not optimizer.uses_reward and arm.reward.kind == "learned":', 'if arm.reward.kind == "none":', (FED,)),
     ("demonstrations-as-pairs", "pipeline/feed.py", "[judged(p) for p in pool] if pairs else", "[judged(p) for p in pool] if True else", (FED,)),
-)
+)  # fmt: skip
 
 _ALL = (
     *_OFFLINE,
