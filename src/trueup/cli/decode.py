@@ -52,7 +52,7 @@ def decode(
     given = {**models, "prompts": prompts}
     given = {name: option for name, option in given.items() if option is not None}
     if config is not None and (given or method):
-        option = "--method" if method else "--" + next(iter(given)).replace("_", "-").removesuffix("s")
+        option = "--method" if method else option_of(next(iter(given)))
         raise UserError("is said in the configuration file. Use --set to change a value of it.", where=option)
     if config is None and not method:
         raise UserError("give a configuration file, or --policy, --prompts and --method.", where="decode")
@@ -85,6 +85,11 @@ def _loaded(config: Path | None, given: dict[str, Any], methods: list[str], over
     return validate(applied({**given, "arms": arms}, overrides), DecodeConfig, where="decode")
 
 
+def option_of(setting: str) -> str:
+    """The option that says a setting."""
+    return "--" + {"reward_models": "reward-model"}.get(setting, setting)
+
+
 def _table(arms: dict[str, dict[str, float | None]]) -> Any:
     from rich.table import Table
 
@@ -106,7 +111,6 @@ def _words(
 
     found = words("decode", config, overrides, out, quiet=quiet, json=json)
     for name, value in {**given, "method": methods}.items():
-        option = "--" + {"reward_models": "reward-model"}.get(name, name)
         for one in value if isinstance(value, list) else [value]:
-            found += [option, one]
+            found += [option_of(name), one]
     return found

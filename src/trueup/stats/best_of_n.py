@@ -38,6 +38,26 @@ def exact_kl_nats(probability: ArrayLike, score: ArrayLike, n: int) -> float:
     return float((won[kept] * np.log(won[kept] / mass[kept])).sum())
 
 
+def kl_of_best(n: ArrayLike, probability: ArrayLike) -> Array:
+    """KL(best-of-n || base) where the best reply of all has this base probability and the scores of all others do not tie; nats.
+
+    The mean over winners of their own base probabilities estimates the KL where replies are few and `kl_nats` is far above it: a winner is
+    taken for the best reply there is. Derivation: that reply wins with chance w = 1 - (1 - p)^n, which adds w log(w / p); the others have
+    the density n F^(n - 1) on [0, 1 - p], which adds the integral of n F^(n - 1) log(n F^(n - 1)).
+
+    Args:
+        n: samples; any shape.
+        probability: in (0, 1]; broadcast against ``n``.
+    """
+    count, p = np.asarray(n, dtype=float), np.asarray(probability, dtype=float)
+    # log of one minus p, and the chance to win without cancellation; at p = 1 nothing is left for the others
+    rest = np.log1p(-np.where(p < 1, p, 0.0))
+    lost = np.where(p < 1, np.exp(count * rest), 0.0)
+    won = -np.expm1(np.where(p < 1, count * rest, -np.inf))
+    others = lost * (np.log(count) + (count - 1) * np.where(p < 1, rest, 0.0) - (count - 1) / count)
+    return np.asarray(won * np.log(won / p) + others)
+
+
 def win_rate(n: ArrayLike) -> Array:
     """Chance that best-of-n scores above one independent base sample: n / (n+1), for scores without ties."""
     count = np.asarray(n, dtype=float)
