@@ -16,7 +16,8 @@ from tests_support import goodness, gradients, tiny_parts
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.data.rows import Demonstration, Prompt, Reply
-from trueup.ops.expectations import group_mean
+from trueup.ops.expectations import mean_of_others
+from trueup.ops.policy_gradient import leave_one_out
 from trueup.optimizers.advantage_model_ppo import AdvantageModelPPO, AdvantageModelPPOConfig, best_of_clusters
 from trueup.optimizers.experience import PromptBatch
 from trueup.optimizers.ppo import PPOConfig
@@ -31,21 +32,32 @@ SHOWN = tuple(
 )
 
 
-def test_means_under_another_policy_by_hand() -> None:
-    # weights 1 and 3 (of 4): (1 * 2 + 3 * 6) / 4 = 5; equal weights of 1, 2: 1.5. A factor common to a prompt's replies cancels
-    score = torch.tensor([2.0, 6.0, 1.0, 2.0])
-    log_weight = torch.tensor([10.0, 10.0 + math.log(3), -5.0, -5.0])
-    assert group_mean(score, log_weight, 2).tolist() == pytest.approx([5.0, 5.0, 1.5, 1.5], rel=1e-5)
-    # shifting the scores of a prompt shifts its mean alike, so that the advantage stays
-    assert group_mean(score + 7.0, log_weight, 2).tolist() == pytest.approx([12.0, 12.0, 8.5, 8.5], rel=1e-5)
+def test_means_of_the_others_by_hand() -> None:
+    """Scores 2, 6, 10 with weights 1, 3, 2 (a common factor cancels).
+
+    Without the first (3 * 6 + 2 * 10) / 5 = 7.6, without the second (2 + 20) / 3, without the third (2 + 18) / 4 = 5.
+    """
+    score, weight = torch.tensor([2.0, 6.0, 10.0, 1.0, 2.0, 6.0]), [1.0, 3.0, 2.0]
+    log_weight = torch.tensor([10.0 + math.log(w) for w in weight] + [-5.0] * 3)
+    # the second prompt's weights are equal: 4, 3.5, 1.5
+    wanted = [7.6, 22 / 3, 5.0, 4.0, 3.5, 1.5]
+    assert mean_of_others(score, log_weight, 3).tolist() == pytest.approx(wanted, rel=1e-5)
+    # shifting the scores of a prompt shifts its means alike, so that the advantage stays
+    assert mean_of_others(score + 7.0, log_weight, 3).tolist() == pytest.approx([x + 7 for x in wanted], rel=1e-5)
+    torch.testing.assert_close(score - mean_of_others(score, torch.zeros(6), 3), leave_one_out(score, 3))
+    with pytest.raises(ValueError, match="at least 2"):
+        mean_of_others(score, log_weight, 1)
 
 
 def test_importance_weights_recover_the_reference() -> None:
-    """Two replies, policy (0.8, 0.2), reference (0.5, 0.5), scores (1, 3): of ten samples in proportion, the mean is 2, not 1.4."""
-    log_weight = torch.tensor([math.log(0.5 / 0.8)] * 8 + [math.log(0.5 / 0.2)] * 2)
-    score = torch.tensor([1.0] * 8 + [3.0] * 2)
-    assert group_mean(score, log_weight, 10)[0].item() == pytest.approx(2.0)
-    assert group_mean(score, torch.zeros(10), 10)[0].item() == pytest.approx(1.4)
+    """Two replies, policy (0.8, 0.2), reference (0.5, 0.5), scores (1, 3): of samples in proportion the mean is 2, not 1.4.
+
+    Of eleven samples without the last, ten are in proportion.
+    """
+    log_weight = torch.tensor([math.log(0.5 / 0.8)] * 8 + [math.log(0.5 / 0.2)] * 2 + [0.0])
+    score = torch.tensor([1.0] * 8 + [3.0] * 2 + [9.0])
+    assert mean_of_others(score, log_weight, 11)[-1].item() == pytest.approx(2.0)
+    assert mean_of_others(score, torch.zeros(11), 11)[-1].item() == pytest.approx(1.4)
 
 
 def nudged(module: torch.nn.Module, seed: int, size: float) -> None:
@@ -74,7 +86,7 @@ def test_rewards_are_centred_within_prompts(center: str) -> None:
     weight = [math.exp(-k) if center == "reference" else 1.0 for k in e.kl.tolist()]
     assert len(set(weight)) == 12 or center == "group"
     for i in range(12):
-        group = range(i // 4 * 4, i // 4 * 4 + 4)
+        group = [j for j in range(i // 4 * 4, i // 4 * 4 + 4) if j != i]
         expected = sum(weight[j] * e.score[j].item() for j in group) / sum(weight[j] for j in group)
         owed = e.score[i].item() - expected - 0.5 * (not e.finished[i]) - 0.3 * e.kl[i].item()
         assert e.target[i, 0].item() == pytest.approx(owed, abs=1e-5)
@@ -93,7 +105,7 @@ def test_scores_that_differ_by_prompt_alone_do_not_matter() -> None:
 def test_advantages_are_held_within_their_bound() -> None:
     with torch.no_grad():
         e = learner_of(center="group", bound=0.1, lam=1.0, beta=0.0, missing_eos_penalty=0.0, ptx_coef=0.0).collect(ASKED, Key(3))
-    spread = e.score - e.score.view(3, 4).mean(1).repeat_interleave(4)
+    spread = leave_one_out(e.score, 4)
     assert spread.abs().max() > 0.1
     torch.testing.assert_close(e.target[:, 0], spread.clamp(-0.1, 0.1), rtol=1e-4, atol=1e-5)
 

@@ -152,7 +152,7 @@ def test_rewards_that_are_no_critic_are_refused() -> None:
     plain = LearnedReward(tiny_reward())
     other = TrunkReward(tiny_reward().model, tiny_tokenizer(["other", "words", "than", "the", "policy"]))
     refused: list[tuple[Any, str]] = [
-        (WeightedSum([(1.0, plain)]), "not from a WeightedSum"),
+        (WeightedSum([(1.0, plain)]), "WeightedSum is none"),
         (LearnedReward(TextOnly()), "reads the whole text"),  # type: ignore[arg-type]
         (LearnedReward(other), "another tokenizer"),
     ]

@@ -114,6 +114,13 @@ def test_what_a_reward_is_made_of() -> None:
         ({"reward": "numeric_answer", "realign": {}}, {}, "no part of this arm's reward"),
         ({"reward": {"kind": "ensemble"}, "realign": {}}, {}, "no part of this arm's reward"),
         ({"reward": "learned"}, {"reward": None}, "'reward' is null"),
+        ({"optimizer": {"kind": "constrained", "thresholds": {"a": 0}}}, {}, "arm 'a', optimizer.thresholds: constraints are on the parts"),
+        (
+            {"optimizer": {"kind": "constrained", "thresholds": {"pleas": 0}}, "reward": {"kind": "rules", "rules": [PLEASE]}},
+            {},
+            "Did you mean 'please'",
+        ),
+        ({"optimizer": {"kind": "ppo", "critic": "reward"}, "reward": "gold"}, {}, "the reward 'gold' is none"),
         ({"reward": "gold", "realign": {}}, {"reward": None}, "'reward' is null"),
         ({"reward": "average"}, {"reward": {"train": False, "model": {"trunk": "path", "path": "x"}}}, "reward.train is false"),
         ({}, {"reward": {"train": False}}, "needs model: {trunk: path"),

@@ -13,6 +13,7 @@ from trueup.data.tokens import Sequences
 from trueup.models.value import ValueModel, value_from_policy, value_from_reward
 from trueup.ops.weights import counts, token_mean
 from trueup.optimizers.protocol import OnlineConfig, Parts
+from trueup.rewards.config import RewardConfig
 from trueup.rewards.in_force import in_force
 from trueup.rewards.learned import LearnedReward
 
@@ -48,6 +49,14 @@ class PPOSettings(ActorCriticConfig):
     kl_horizon: int = Field(default=10_000, ge=1)
     """Replies over which ``beta`` adapts."""
 
+    def check_reward(self, reward: RewardConfig) -> None:
+        """See `ChecksReward`; whether the reward model reads the policy's tokens is seen when both are loaded."""
+        if self.critic == "reward" and "." not in reward.kind and reward.kind not in ("learned", "clean", "average"):
+            raise UserError(
+                f"a critic is a copy of one reward model, and the reward '{reward.kind}' is none. Use reward: learned, or critic: policy.",
+                where="optimizer.critic",
+            )
+
 
 def first_critic(parts: Parts, source: Literal["policy", "reward"]) -> ValueModel:
     """The critic before its first step.
@@ -64,8 +73,8 @@ def first_critic(parts: Parts, source: Literal["policy", "reward"]) -> ValueMode
     reward = in_force(parts.reward)
     if not isinstance(reward, LearnedReward):
         raise UserError(
-            f"a critic can be copied from one reward model, not from a {type(reward).__name__}. Use reward: learned, or critic: policy.",
-            where="critic",
+            f"a critic is a copy of one reward model, and {type(reward).__name__} is none. Use reward: learned, or critic: policy.",
+            where="optimizer.critic",
         )
     return value_from_reward(reward.model, parts.policy, reward.scale.gain, reward.scale.shift)
 

@@ -5,8 +5,8 @@ the model that scores is best fitted with the objective ``advantage_model``. Bes
 demonstrations that score best in each cluster keeps skills that a high mean would hide.
 
 Deviations:
-1. e(x) is estimated from the K samples of each step, weighed by reference over policy and normalised (``center: reference``), or is their
-   plain mean (``group``); the paper fits it with the model.
+1. e(x) is estimated from the other samples of each step, weighed by reference over policy and normalised (``center: reference``), or is
+   their plain mean (``group``, as in RLOO); the paper fits it with the model.
 2. Clusters are k-means of mean hidden states of the critic's first weights, not of SimCSE embeddings.
 3. What is rehearsed is chosen among the world's demonstrations, once, by the reward in force when the arm begins.
 """
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from trueup.core.rng import Key
 from trueup.learn.table import Loss
 from trueup.models.value import ValueModel
-from trueup.ops.expectations import group_mean
+from trueup.ops.expectations import mean_of_others
 from trueup.ops.returns import on_last
 from trueup.optimizers.actor_critic import PPOSettings, first_critic
 from trueup.optimizers.experience import PromptBatch, Samples, reference_gap, sample_and_score
@@ -124,7 +124,7 @@ class AdvantageModelPPO:
             expected = torch.zeros_like(samples.score)
         else:
             log_weight = -reference_gap(samples).sum(1) if cfg.center == "reference" else torch.zeros_like(samples.score)
-            expected = group_mean(samples.score, log_weight, cfg.num_generations)
+            expected = mean_of_others(samples.score, log_weight, cfg.num_generations)
         advantage = samples.score - expected
         if cfg.bound is not None:
             advantage = advantage.clamp(-cfg.bound, cfg.bound)

@@ -17,6 +17,7 @@ Deviations:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -37,8 +38,9 @@ from trueup.optimizers.actor_critic import ActorCriticConfig, mixed_counts, mixe
 from trueup.optimizers.experience import PromptBatch, importance_weight, penalised_score, reference_gap, sample_and_score, sampling_gap
 from trueup.optimizers.pretraining import PretrainingMix, sampled_rows
 from trueup.optimizers.protocol import Parts
+from trueup.rewards.config import NamedParts, RewardConfig
 from trueup.rewards.dense_reward import placed_reward
-from trueup.rewards.protocol import Component, components_of
+from trueup.rewards.protocol import components_of
 
 
 class ConstrainedConfig(ActorCriticConfig):
@@ -59,37 +61,43 @@ class ConstrainedConfig(ActorCriticConfig):
     whiten: Literal["total", "each"] = "total"
     """What is standardised: the mixed advantage, or each advantage before mixing, as in the paper (see the header)."""
 
+    def check_reward(self, reward: RewardConfig) -> None:
+        """See `ChecksReward`; a reward of an outside module is looked at when it is built."""
+        if isinstance(reward, NamedParts) or "." not in reward.kind:
+            self.seen(reward.names() if isinstance(reward, NamedParts) else ())
+
     def build(self, parts: Parts) -> Constrained:
         """The learner."""
-        names = constrained_names(self, components_of(parts.reward))
+        names = self.seen(tuple(components_of(parts.reward)))
         return Constrained(self, parts, names, value_from_policy(parts.policy, len(names) + 1))
 
+    def seen(self, found: Sequence[str]) -> tuple[str, ...]:
+        """The parts of the reward that the optimizer looks at: those with a threshold, then the others.
 
-def constrained_names(config: ConstrainedConfig, found: dict[str, Component]) -> tuple[str, ...]:
-    """The parts of the reward that the optimizer looks at, in their order.
+        Args:
+            found: parts that the reward has.
 
-    Raises:
-        UserError: the reward has no parts, not those, or one that nothing would be done with.
-    """
-    if not found:
-        raise UserError(
-            "constraints are on the parts of the arm's reward, and this one has none. Use reward: {kind: sum, parts: [...]}, one part if "
-            "there is one reward.",
-            where="optimizer.thresholds",
-        )
-    for name in config.thresholds:
-        if name not in found:
+        Raises:
+            UserError: the reward has no parts, not those, or one that nothing would be done with.
+        """
+        where = "optimizer.thresholds"
+        if not found:
             raise UserError(
-                f"the reward has no part '{name}'.{did_you_mean(name, list(found))} It has: {', '.join(found)}.", where="thresholds"
+                "constraints are on the parts of the arm's reward, and this one has none. Use reward: {kind: sum, parts: [...]}, with one "
+                "part if there is one reward.",
+                where=where,
             )
-    idle = [n for n in found if n not in config.thresholds]
-    if idle and config.variant != "all":
-        raise UserError(
-            f"part '{idle[0]}' of the reward has no threshold, so '{config.variant}' would ignore it. Give it one, take it out, or use "
-            "variant: all.",
-            where="optimizer.thresholds",
-        )
-    return tuple(n for n in found if n in config.thresholds) + tuple(idle)
+        for name in self.thresholds:
+            if name not in found:
+                raise UserError(f"the reward has no part '{name}'.{did_you_mean(name, found)} It has: {', '.join(found)}.", where=where)
+        idle = [n for n in found if n not in self.thresholds]
+        if idle and self.variant != "all":
+            raise UserError(
+                f"part '{idle[0]}' of the reward has no threshold, so '{self.variant}' would ignore it. Give it one, take it out, or use "
+                "variant: all.",
+                where=where,
+            )
+        return (*(n for n in found if n in self.thresholds), *idle)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,18 @@ def sampled_rows(batch: PromptBatch, config: OnlineConfig) -> Tensor:
     return (batch.row[:, None] * k + torch.arange(k)).flatten()
 
 
+def check_mix(coefficient: float, demonstrations: Sequence[Demonstration]) -> None:
+    """Whether there is something to mix in.
+
+    Raises:
+        UserError: a coefficient, but no demonstrations.
+    """
+    if coefficient and not demonstrations:
+        raise UserError(
+            "mixes in demonstrations, and this world has none. Set it to 0, or give the world demonstrations.", where="optimizer.ptx_coef"
+        )
+
+
 class PretrainingMix:
     """What is drawn, and what it costs.
 
@@ -53,7 +65,7 @@ class PretrainingMix:
         if coefficient and not demonstrations:
             raise UserError(
                 "ptx_coef mixes in demonstrations, and this world has none. Set ptx_coef: 0, or give the world demonstrations.",
-                where="ptx_coef",
+                where="optimizer.ptx_coef",
             )
         self.policy, self.demonstrations, self.coefficient = policy, tuple(demonstrations), coefficient
 

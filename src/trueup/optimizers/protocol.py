@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 from torch import Tensor
@@ -15,6 +15,7 @@ from trueup.data.rows import Demonstration
 from trueup.decoding.rollout import Rollout
 from trueup.learn.learner import Learner
 from trueup.models.policy import Policy, Reference
+from trueup.rewards.config import RewardConfig
 from trueup.rewards.protocol import Reward
 
 Data = Literal["prompts", "preferences", "demonstrations"]
@@ -45,6 +46,19 @@ class OptimizerConfig(Component):
     @abstractmethod
     def build(self, parts: Parts) -> Learner[Any, Any]:
         """The learner of these settings."""
+
+
+@runtime_checkable
+class ChecksReward(Protocol):
+    """Settings of an optimizer that not every reward suits; it is asked before anything is trained."""
+
+    def check_reward(self, reward: RewardConfig) -> None:
+        """Nothing, where an arm's reward suits.
+
+        Raises:
+            UserError: it does not.
+        """
+        ...
 
 
 class OnlineConfig(OptimizerConfig):

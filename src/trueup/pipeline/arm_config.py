@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from trueup.core.config import Config, resolve
-from trueup.optimizers.protocol import OptimizerConfig
+from trueup.core.errors import UserError
+from trueup.optimizers.protocol import ChecksReward, OptimizerConfig
 from trueup.realign.config import RealignConfig
 from trueup.rewards.config import AnyReward, every
 from trueup.rewards.kinds.learned import LearnedConfig
@@ -65,6 +66,11 @@ def check_arms(arms: Sequence[ArmConfig], default: OptimizerConfig, model: bool,
     """
     for arm in arms:
         optimizer = arm.optimizer or default
+        if isinstance(optimizer, ChecksReward):
+            try:
+                optimizer.check_reward(arm.reward)
+            except UserError as error:
+                raise ValueError(f"arm '{arm.name}', {error}") from error
         if arm.realign is not None and not optimizer.uses_reward:
             raise ValueError(
                 f"arm '{arm.name}': 'realign' refits a reward model, which '{optimizer.kind}' does not look at. Remove realign, or choose "

@@ -15,6 +15,8 @@ from trueup.data.turns import prompt_id
 from trueup.models.embedding_reward import Features
 from trueup.models.policy import load_policy
 from trueup.models.reward import RewardModel
+from trueup.optimizers.actor_critic import ActorCriticConfig
+from trueup.optimizers.pretraining import check_mix
 from trueup.pipeline.arm_config import ArmConfig
 from trueup.pipeline.config import resolve_path
 from trueup.pipeline.context import Context
@@ -125,7 +127,7 @@ class Sources:
 
 
 def check_rewards(context: Context) -> None:
-    """Whether the world knows what the arms' rewards need of its prompts, before anything is trained.
+    """Whether the world has what the arms' rewards and optimizers need of it, before anything is trained.
 
     Raises:
         UserError: it does not; arm, tag and a prompt are named.
@@ -133,6 +135,9 @@ def check_rewards(context: Context) -> None:
     for arm in context.config.arms:
         if any(part.kind in ("gold", "clean") for part in every(arm.reward)):
             gold_scores(context.world, [], [])
+        optimizer = arm.optimizer or (context.config.policy.optimizer if context.config.policy else None)
+        if isinstance(optimizer, ActorCriticConfig):
+            check_mix(optimizer.ptx_coef, context.world.demonstrations())
         for tag in dict.fromkeys(t for part in every(arm.reward) for t in part.tags()):
             prompts = [p for split in ("train", "test") for p in context.world.prompts(split)]
             lacking = [p for p in prompts if not p.tags.get(tag)]

@@ -83,6 +83,15 @@ class Uncertain(Protocol):
         ...
 
 
+@runtime_checkable
+class NamedParts(Protocol):
+    """Settings of a reward that is a sum of named parts; see `trueup.rewards.protocol.Composed`."""
+
+    def names(self) -> list[str]:
+        """One a part."""
+        ...
+
+
 class RewardConfig(Component):
     """Settings of a reward; the file's one subclass adds its own and implements `build`."""
 

@@ -38,12 +38,16 @@ class RulesConfig(RewardConfig):
 
     @model_validator(mode="after")
     def _distinct(self) -> RulesConfig:
-        names = [r.name for r in self.rules]
+        names = self.names()
         if len(set(names)) < len(names):
             raise ValueError(f"rules need distinct names, got {names}")
         return self
 
+    def names(self) -> list[str]:
+        """One a rule."""
+        return [r.name for r in self.rules]
+
     def build(self, sources: RewardSources) -> Reward:
         """The sum."""
         checks = [(r.weight, Pattern(r.expression, whole=r.whole, wanted=r.wanted)) for r in self.rules]
-        return WeightedSum(checks, [r.name for r in self.rules])
+        return WeightedSum(checks, self.names())
