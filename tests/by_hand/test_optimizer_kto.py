@@ -14,7 +14,7 @@ from trueup.core.rng import Key
 from trueup.data.rows import Judged, Preference, Prompt, Reply, judged
 from trueup.learn.table import Examples
 from trueup.ops.preference import kto_loss
-from trueup.optimizers.kto import KTO, KTOConfig, KTOExperience
+from trueup.optimizers.kto import KTO, KTOConfig, KTOExperience, neighbours
 from trueup.optimizers.offline import pair_logps
 
 
@@ -65,8 +65,8 @@ def test_gradients_saturate_on_both_sides() -> None:
     assert ratio.grad[1:].abs().max().item() < 1e-6
 
 
-def test_prompts_meet_the_replies_of_the_row_before() -> None:
-    # ids: good 3, bad 4, dull 5, ask 6, tell 7, eos 1
+def test_prompts_meet_the_replies_of_other_rows() -> None:
+    # three rows in turn; ids: good 3, bad 4, dull 5, ask 6, tell 7, eos 1
     _, e = moved()
     flat = e.mismatched.unstacked()
     rows = [row[real].tolist() for row, real in zip(flat.tokens, flat.attention().bool(), strict=True)]
@@ -101,3 +101,12 @@ def test_no_gradient_flows_through_the_reference_point() -> None:
 def test_one_pair_alone_is_refused() -> None:
     with pytest.raises(UserError, match="at least 2 a step"):
         KTOConfig().build(tiny_parts()).collect(DATA.take(torch.tensor([0])), Key(0))
+
+
+def test_neighbours_exchange_replies() -> None:
+    rows: list[Any] = list("abcde")
+    assert neighbours(rows[:2]) == ["b", "a"]
+    assert neighbours(rows[:4]) == ["b", "a", "d", "c"]
+    assert neighbours(rows) == ["b", "a", "e", "c", "d"]  # the last three in turn
+    # two processes with an even share mismatch what one does
+    assert neighbours(rows[:2]) + neighbours(rows[2:4]) == neighbours(rows[:4])

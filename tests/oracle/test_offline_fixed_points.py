@@ -140,8 +140,7 @@ def test_kto_settles_where_gains_and_normalisation_balance() -> None:
     ratio = (found.logp - WORLD.logp_ref)[:, FOUR]
     here = np.exp(found.logp[:, FOUR])
     assert here.sum(1) == pytest.approx(np.ones(2), abs=1e-2)
-    # rows alternate between the prompts, so the replies of the row before are those to the other prompt: with both prompts in equal
-    # number and the same pairs for each, z is the mean over all pairs and prompts
+    # rows alternate between the prompts, so neighbours are the same pair for the other prompt: z is the mean over all pairs and prompts
     share = (chosen + rejected) / (chosen + rejected).sum()
     z = max(float((ratio * share).sum(1).mean()), 0.0)
     assert found.metrics[-1]["kl"] == pytest.approx(z, abs=1e-2)

@@ -449,7 +449,7 @@ _OFFLINE = (
     ("ipo-of-half-the-margin", "ops/preference.py", "(margin - 1 / (2 * tau))", "(margin - 1 / tau)", (IPO,)),
     ("undesirable-rewarded", "ops/preference.py", "undesirable * torch.sigmoid(gain[:, 1])", "undesirable * torch.sigmoid(-gain[:, 1])", (KTO,)),
     ("kl-below-zero", "optimizers/kto.py", "max(totals[1].item() / max(totals[0].item(), 1.0), 0.0)", "totals[1].item() / max(totals[0].item(), 1.0)", (KTO,)),
-    ("replies-meet-their-own-prompt", "optimizers/kto.py", "(rows[-1], *rows[:-1])", "rows", (KTO,)),
+    ("replies-meet-their-own-prompt", "optimizers/kto.py", "[rows[i ^ 1] for i in", "[rows[i] for i in", (KTO,)),
     ("closeness-of-the-chosen-alone", "optimizers/inclusive.py", "kl_k2(logp - logp_ref).sum(1)", "kl_k2(logp - logp_ref)[:, 0]", (INCLUSIVE,)),
     ("ratio-learns", "ops/offline_gradient.py", "weight = ratio.detach().sum(1).exp()", "weight = ratio.sum(1).exp()", (LEFTOVER,)),
     ("what-is-worse-is-imitated", "ops/offline_gradient.py", "return torch.clamp(advantage, min=0.0)", "return advantage", (LEFTOVER,)),

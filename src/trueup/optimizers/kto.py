@@ -2,13 +2,14 @@
 
 Deviations:
 1. Data are pairs; both replies of a pair count, the chosen one as desirable and the rejected one as undesirable.
-2. The reference point, an estimate of KL(pi‖pi_ref) that is held constant, comes from mismatched rows as in the authors' code: each
-   prompt with the replies of the row before it. Rows are mismatched within a process, the mean is over all of them; 0 where it is
-   negative. It is taken under the present policy for each minibatch.
+2. The reference point, an estimate of KL(pi‖pi_ref) that is held constant, comes from mismatched rows as in the authors' code, but
+   two neighbouring rows exchange their replies instead of all moving on by one, so that processes with an even share of the rows mismatch
+   what one process would; the mean is over all rows, 0 where it is negative. It is taken under the present policy for each minibatch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -86,7 +87,7 @@ class KTO:
         rows = batch.example
         if len(rows) < 2:
             raise UserError("kto mismatches pairs with one another, so it needs at least 2 a step and process. Raise prompts_per_step.")
-        strangers = tuple(_with_replies_of(g, other) for g, other in zip(rows, (rows[-1], *rows[:-1]), strict=True))
+        strangers = tuple(_with_replies_of(g, other) for g, other in zip(rows, neighbours(rows), strict=True))
         sequences = encode_pairs(self.parts.policy, batch)
         mismatched = encode_pairs(self.parts.policy, Examples(row=batch.row, example=strangers))
         return KTOExperience(
@@ -118,6 +119,14 @@ class KTO:
             weighted_sum(loss, weight[:, 0]),
             {**pair_metrics(logp, cfg.beta * ratio), "kl": mean_of(weight[:, 1])},
         )
+
+
+def neighbours(rows: Sequence[Judged]) -> list[Judged]:
+    """Rows change places two by two (of an odd number, the last three in turn), so it does not matter how many processes share them."""
+    found = [rows[i ^ 1] for i in range(len(rows) - len(rows) % 2)]
+    if len(rows) % 2:
+        found[-2:] = [rows[-1], rows[-3], rows[-2]]
+    return found
 
 
 def _with_replies_of(group: Judged, other: Judged) -> Judged:
