@@ -105,7 +105,7 @@ def _curves(compared: Compared, column: str, key: Key) -> Figures:
             if any(v is not None for v in x)
         ]  # fmt: skip
         alt = f"{column} against {name}: " + ", ".join(line.label for line in lines)
-        panels.append(draw(Panel(title=f"{column}, by {name}", alt=alt, xlabel=f"{name} ({unit})", ylabel=column, lines=lines, width=560)))
+        panels.append(draw(Panel(title=f"{column}, by {name}", alt=alt, xlabel=f"{name} ({unit})", ylabel=column, lines=lines)))
     return Figures(panels=panels, caption="Optimizers as full lines, decoders dashed; bands are 95 % intervals over prompts.")
 
 
