@@ -74,6 +74,27 @@ def test_one_token_replies_have_one_ratio() -> None:
     assert plain.item() == seq.item() == pytest.approx(2 * 0.5 * 1)
 
 
+def test_a_constant_advantage_is_scaled_imitation() -> None:
+    # 2 * (1 + 2) for the reply and 2 * (.5 + .25) for another: twice the negative log-likelihood
+    logp = torch.tensor([[-1.0, -2.0], [-0.5, -0.25]])
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    found = advantage_loss(logp, logp - 1, torch.full((2,), 2.0), mask, "ref_free", 0.9, 0.1)
+    assert found.tolist() == pytest.approx([6.0, 1.5])
+
+
+def test_a_reward_of_the_prompt_alone_changes_nothing() -> None:
+    def shifted(prompts: Any, replies: Any) -> list[float]:
+        return [g + 3.0 * len(p) for p, g in zip(prompts, goodness(prompts, replies), strict=True)]
+
+    parts = tiny_parts()
+    plain, moved = (
+        ALoLConfig(max_completion_length=6).build(replace(parts, reward=ProgrammedReward(r))).collect(DATA, Key(1))
+        for r in (goodness, shifted)
+    )
+    torch.testing.assert_close(plain.advantage, moved.advantage, atol=1e-5, rtol=1e-5)
+    assert (moved.score > plain.score + 1).all()
+
+
 def test_only_what_beats_the_reference_counts() -> None:
     assert positive(torch.tensor([-1.0, 0.0, 0.25])).tolist() == [0.0, 0.0, 0.25]
 

@@ -37,3 +37,13 @@ def test_it_is_dpo_with_a_flat_reference() -> None:
     flat = torch.full((2, 2), -4.0)
     inclusive = InclusiveConfig(closeness=0).pair_loss(logp, flat, torch.ones(2, 2))
     torch.testing.assert_close(inclusive, DPOConfig(beta=1.0).pair_loss(logp, flat, torch.ones(2, 2)))
+
+
+def test_a_reply_given_twice_shares_its_probability() -> None:
+    # a third of people like y, two thirds z; where z comes in two spellings that are liked alike, Luce gives each of them what y has:
+    # at (1/3, 1/3, 1/3) all three pairs are even, and the gradient of the population's loss is 0
+    logp = torch.full((3,), 1 / 3).log().requires_grad_()
+    pairs = torch.tensor([(a, b) for a in range(3) for b in range(3) if a != b])
+    luce_loss(logp[pairs]).sum().backward()
+    assert logp.grad is not None
+    assert logp.grad.abs().max().item() < 1e-6
