@@ -119,6 +119,7 @@ _LEAN = (
     ("certainty-ignores-the-kept-map", "mismatch/reward_model/certainty.py", '"ece_mass" if stored is None else "ece_mass_stored"', '"ece_mass"', ("tests/by_hand/test_reward_examination.py",)),
     ("equal-kl-beyond-the-end", "mismatch/policy_evaluation/equal_budget.py", "begun = x[:, 0] <= budget", "begun = x[:, 0] <= np.inf", ("tests/by_hand/test_equal_budget.py",)),
     ("equal-kl-unpaired", "mismatch/policy_evaluation/equal_budget.py", "draws - base_draws", "draws - base_draws[::-1]", ("tests/by_hand/test_equal_budget.py",)),
+    ("activations-kept", "models/llama.py", "again = trunk.gradient_checkpointing and", "again = trunk.training and trunk.config is None and", ("tests/by_hand/test_recomputed_activations.py",)),
     ("uneven-rows-taken-for-even", "models/layout.py", "return each if even else None", "return each or None", (LAYOUT,)),
     ("fused-silu-gradient", "ops/fused.py", "d_hidden.mul_(right), left, grad_input", "d_hidden.mul_(left), right, grad_input", (FUSED,)),
     ("fused-norm-gradient", "ops/fused.py", "return d_unit.addcmul_(unit, along, value=-1).mul_(inverse)", "return d_unit.mul_(inverse)", (FUSED,)),

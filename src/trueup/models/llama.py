@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
 
 from trueup.data.tokens import Sequences
@@ -62,7 +63,7 @@ def reply_states(trunk: LlamaModel, sequences: Sequences, dtype: torch.dtype = t
         dtype: matrix products are done in it; the residual stream is float32.
     """
     at, turn = _begin(trunk, sequences)
-    x = _through(trunk.layers, trunk.embed_tokens(at.tokens).float(), at, turn, dtype)
+    x = _through(trunk, trunk.layers, at, turn, dtype)
     states = rms_norm(x, _norm(trunk.norm)).to(dtype)
     return Hidden(states.index_select(0, at.before[at.row.argsort()]), at.grid.spread(states.index_select(0, at.replies)))
 
@@ -79,7 +80,7 @@ def last_states(trunk: LlamaModel, sequences: Sequences, dtype: torch.dtype = to
     """
     at, turn = _begin(trunk, sequences)
     *layers, top = trunk.layers
-    x = _through(layers, trunk.embed_tokens(at.tokens).float(), at, turn, dtype)
+    x = _through(trunk, layers, at, turn, dtype)
     block, norm, nothing = top.self_attn, _norm(top.input_layernorm), x.new_empty(0, x.shape[1])
     read = x.index_select(0, at.last)
     q, _, _ = project_heads(read, norm, block.q_proj.weight, nothing, nothing, turn[at.last], dtype)
@@ -105,12 +106,18 @@ def _begin(trunk: LlamaModel, sequences: Sequences) -> tuple[Layout, Tensor]:
     return at, torch.complex(*rotation(trunk, at.positions))
 
 
-def _through(layers: Iterable[Any], x: Tensor, at: Layout, turn: Tensor, dtype: torch.dtype) -> Tensor:
-    """[n, W] float32 after these layers."""
+def _through(trunk: LlamaModel, layers: Iterable[Any], at: Layout, turn: Tensor, dtype: torch.dtype) -> Tensor:
+    """[n, W] float32 after these layers; what a layer computes inside is computed again in the backward pass where the trunk says so."""
+    x: Tensor = trunk.embed_tokens(at.tokens).float()
+    again = trunk.gradient_checkpointing and torch.is_grad_enabled()
     for layer in layers:
-        q, k, v = _heads(layer, x, turn, dtype)
-        x = _after(layer, x, _attend(q, k, v, layer.self_attn.head_dim, at), dtype)
+        x = checkpoint(_layer, layer, x, at, turn, dtype, use_reentrant=False) if again else _layer(layer, x, at, turn, dtype)
     return x
+
+
+def _layer(layer: Any, x: Tensor, at: Layout, turn: Tensor, dtype: torch.dtype) -> Tensor:
+    q, k, v = _heads(layer, x, turn, dtype)
+    return _after(layer, x, _attend(q, k, v, layer.self_attn.head_dim, at), dtype)
 
 
 def _heads(layer: Any, x: Tensor, turn: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

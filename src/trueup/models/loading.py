@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,6 +140,17 @@ def without_dropout(model: nn.Module) -> nn.Module:
             if "dropout" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
     return model.eval()
+
+
+def recompute_activations(model: Any) -> None:
+    """Keep only what enters each layer and compute the rest again in the backward pass: less memory, about a third more time.
+
+    Values and gradients stay the same. transformers does so in training mode only, which changes nothing else: dropout is off for good.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # transformers is giving the method another name, which older versions lack
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
 
 
 def one_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.data.tokens import Sequences, load_tokenizer
 from trueup.models.llama import lean_trunk, reply_states
-from trueup.models.loading import load_model_config, load_weights, quiet, seeded, without_dropout
+from trueup.models.loading import load_model_config, load_weights, quiet, recompute_activations, seeded, without_dropout
 from trueup.ops.logprobs import chosen_logprobs, head_logprobs
 
 Precision = Literal["float32", "bf16"]
@@ -104,6 +104,7 @@ def load_policy(
     lora: LoraSettings | None = None,
     pad_token: str | None = None,
     precision: Precision = "float32",
+    gradient_checkpointing: bool = False,
 ) -> Policy:
     """Load a policy from a Hugging Face folder or hub name.
 
@@ -113,6 +114,7 @@ def load_policy(
         lora: train an adapter on frozen weights instead of the weights.
         pad_token: see `load_tokenizer`.
         precision: see `Policy`.
+        gradient_checkpointing: see `trueup.models.loading.recompute_activations`.
 
     Raises:
         UserError: nothing there, pickled or broken weights, weights of another kind of model, no eos, no pad.
@@ -125,7 +127,10 @@ def load_policy(
     model, missing = load_weights(AutoModelForCausalLM, path, dtype)
     if missing:
         raise UserError(f"the weights lack {len(missing)} tensors that would stay random, such as '{missing[0]}'.", where=str(path))
-    return Policy(adapted(model, lora) if lora else model, tokenizer, precision)
+    policy = Policy(adapted(model, lora) if lora else model, tokenizer, precision)
+    if gradient_checkpointing:
+        recompute_activations(policy.model)
+    return policy
 
 
 def adapted(model: PreTrainedModel, lora: LoraSettings) -> Any:

@@ -12,7 +12,7 @@ from trueup.data.rows import Preference
 from trueup.decoding.rollout import Rollout
 from trueup.loop.state import load_state
 from trueup.loop.train import Step
-from trueup.models.policy import Policy, Reference, load_policy, reference_of
+from trueup.models.policy import Policy, Reference, reference_of
 from trueup.optimizers.protocol import Parts
 from trueup.pipeline.arm_config import ArmConfig
 from trueup.pipeline.calibrate import calibrate
@@ -27,7 +27,7 @@ from trueup.pipeline.reward_models import adapted, read_reward
 from trueup.pipeline.sampling import decoding_of, replies_of, write
 from trueup.pipeline.sources import Sources
 from trueup.pipeline.steps import run_steps
-from trueup.pipeline.supervised import lora_of
+from trueup.pipeline.supervised import sft_policy
 from trueup.realign.config import RealignConfig
 from trueup.realign.frft import plan_refit
 from trueup.realign.select.protocol import PolicySample
@@ -73,7 +73,7 @@ def run_arm(context: Context, config: ArmConfig, first: LearnedReward | None, po
     stage, done = context.config.policy, f"{config.name}/{STAGE}"
     if stage is None or context.run.done(done) is not None:
         return
-    policy = load_policy(context.run.checkpoint("sft"), lora=lora_of(context.config.policy_model), precision=context.precision)
+    policy = sft_policy(context)
     optimizer = config.optimizer or stage.optimizer
     batch_of = feed(context, optimizer, policy, pool, stage.prompts_per_step, context.key / STAGE / "data")
     arm = _begun(context, config, policy, first, pool, shared)

@@ -41,6 +41,8 @@ class PolicyModelConfig(Config):
     """Hugging Face folder (relative to this file) or hub name; left out, a small Llama is made on the world's own vocabulary."""
     lora: LoraConfig | None = None
     """Train an adapter instead of all weights."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the policy's backward pass instead of keeping them: less memory, a third more time (TRL's name)."""
     pad_token: str | None = None
     """Existing token to pad with, where the tokenizer has none."""
     hidden_size: int = Field(default=64, ge=8)

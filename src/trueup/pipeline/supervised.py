@@ -23,8 +23,8 @@ STAGE = "sft"
 
 def sft_policy(context: Context) -> Policy:
     """The policy all arms start from; fine-tuned now, or read back where that was done."""
-    folder = _made(context, STAGE, context.key)
-    return load_policy(folder, lora=lora_of(context.config.policy_model), precision=context.precision)
+    folder, config = _made(context, STAGE, context.key), context.config.policy_model
+    return load_policy(folder, lora=lora_of(config), precision=context.precision, gradient_checkpointing=config.gradient_checkpointing)
 
 
 def other_pretraining(context: Context, member: int) -> Policy:
@@ -76,7 +76,8 @@ def base_policy(context: Context, key: Key) -> Policy:
     """The model named in the configuration, or a small new one drawn from ``key``."""
     config = context.config.policy_model
     if config.path is not None:
-        return load_policy(resolve_path(config.path, context.base), pad_token=config.pad_token, precision=context.precision)
+        path, again = resolve_path(config.path, context.base), config.gradient_checkpointing
+        return load_policy(path, pad_token=config.pad_token, precision=context.precision, gradient_checkpointing=again)
     words = context.world.vocabulary()
     if words is None:
         raise UserError(
