@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from trueup.loop.config import LoopConfig
 from trueup.loop.train import train
 from trueup.models.policy import Policy
 from trueup.optimizers.a_lol import ALoLConfig
+from trueup.optimizers.advantage_model_ppo import AdvantageModelPPOConfig
+from trueup.optimizers.constrained import ConstrainedConfig
 from trueup.optimizers.dpo import DPOConfig
 from trueup.optimizers.experience import PromptBatch
 from trueup.optimizers.ilql import ILQLConfig
@@ -27,8 +30,11 @@ from trueup.optimizers.kto import KTOConfig
 from trueup.optimizers.ppo import PPOConfig
 from trueup.optimizers.rloo import RLOOConfig
 from trueup.optimizers.sft import SFT
+from trueup.rewards.combine import WeightedSum
+from trueup.rewards.feedback import Disturbance, NoisyFeedback
 from trueup.rewards.fit import RewardLearner
 from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig
+from trueup.rewards.programmed import ProgrammedReward
 
 PROMPT = Prompt(id="p", text="ask")
 
@@ -57,14 +63,38 @@ def asked(_: int) -> PromptBatch:
             30,
             {"learning_rate": 1e-2, "num_iterations": 3, "minibatch_rows": 32},
         ),
+        (
+            AdvantageModelPPOConfig(num_generations=8, max_completion_length=6, beta=0.0, ptx_coef=0.0),
+            30,
+            {"learning_rate": 1e-2, "num_iterations": 3, "minibatch_rows": 32},
+        ),
     ],
-    ids=["rloo", "ppo"],
+    ids=["rloo", "ppo", "advantage_model_ppo"],
 )
 def test_policies_find_the_reward(config: Any, steps: int, loop: dict[str, Any]) -> None:
     parts = tiny_parts()
     before = truth(parts.policy)
     learn(config.build(parts), asked, steps, **loop)
     assert truth(parts.policy) > before + 0.4
+
+
+@pytest.mark.parametrize("how", [{"granularity": 5}, {"skew": 2.0}, {"variance": 1.0}, {"observed": 0.5}], ids=lambda how: next(iter(how)))
+def test_policies_learn_from_feedback_as_people_give_it(how: dict[str, Any]) -> None:
+    """Nguyen et al. 2017: what is learned survives each perturbation."""
+    plain = tiny_parts()
+    before = truth(plain.policy)
+    noisy = NoisyFeedback(plain.reward, Disturbance(low=0.0, high=1.2, **how), Key(3))
+    config = RLOOConfig(num_generations=8, max_completion_length=6, beta=0.0)
+    learn(config.build(replace(plain, reward=noisy)), asked, 40, learning_rate=1e-2)
+    assert truth(plain.policy) > before + 0.3
+
+
+def test_constraints_hold_a_reward_where_it_is_useful() -> None:
+    """The share of 'good' is held at 0.5, which unconstrained policies pass."""
+    parts = replace(tiny_parts(), reward=WeightedSum([(1.0, ProgrammedReward(goodness))], ["good"]))
+    config = ConstrainedConfig(num_generations=8, max_completion_length=6, thresholds={"good": 0.5}, multiplier_lr=0.1, beta=0.1, lam=1.0)
+    learn(config.build(parts), asked, 80, learning_rate=5e-3, lr_scheduler_type="cosine")
+    assert abs(truth(parts.policy) - 0.5) < 0.1  # the standard error of 256 replies is 0.02
 
 
 def test_a_strong_kl_coefficient_keeps_the_policy_home() -> None:

@@ -7,18 +7,23 @@ E r = theta. With one constraint the objectives count beta (1 - nu) and nu, so t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy.optimize import brentq
 
 from oracle import enumerated
-from oracle.enumerated import World, expectation, kl_to, make_world, trained
+from oracle.enumerated import Floats, World, expectation, kl_to, make_world, tilted, trained
+from trueup.data.rows import Conversation, Reply
 from trueup.optimizers.constrained import ConstrainedConfig
 from trueup.optimizers.protocol import Parts
 from trueup.rewards.combine import WeightedSum
+from trueup.rewards.programmed import ProgrammedReward
+from trueup.rewards.protocol import Reward
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +31,20 @@ def world() -> World:
     return make_world()
 
 
-@pytest.fixture(autouse=True)
-def _one_named_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def name_parts(monkeypatch: pytest.MonkeyPatch, *others: Reward) -> None:
+    """Optimizers see the world's reward as the part ``r`` of a sum, and the others as ``1``, ``2``, ..."""
     made = enumerated.parts_of
 
     def summed(world: World) -> Parts:
         parts = made(world)
-        return replace(parts, reward=WeightedSum([(1.0, parts.reward)], ["r"]))
+        return replace(parts, reward=WeightedSum([(1.0, x) for x in (parts.reward, *others)], ["r", *map(str, range(1, len(others) + 1))]))
 
     monkeypatch.setattr(enumerated, "parts_of", summed)
+
+
+@pytest.fixture(autouse=True)
+def _one_named_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    name_parts(monkeypatch)
 
 
 def mean_at(world: World, lam: float) -> float:
@@ -57,6 +67,34 @@ def test_constrained_policies_rest_at_the_tilt_that_meets_the_threshold(world: W
     assert kl_to(world.best(1 / lam), world.logp_ref) > 0.2
     nu = found.learner.multipliers()["r"]
     assert abs(nu / (1 - nu) - lam) < 0.15
+
+
+def test_two_constraints_rest_where_both_hold(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pi = ref exp(a r + b s) / Z with E r and E s at their thresholds; objectives count beta (2 - nu_1 - nu_2), nu_1 and nu_2."""
+    monkeypatch.undo()
+    other = make_world(seed=3).reward
+
+    def score(prompts: Sequence[Conversation], replies: Sequence[Reply]) -> list[float]:
+        return [float(other[enumerated.PROMPTS.index(str(p)), world.space.index()[r]]) for p, r in zip(prompts, replies, strict=True)]
+
+    name_parts(monkeypatch, ProgrammedReward(score))
+
+    def tilt(x: Floats) -> Floats:
+        return tilted(world.logp_ref, x[0] * world.reward + x[1] * other, 1.0)
+
+    def means(logp: Floats) -> Floats:
+        return np.array([expectation(logp, world.reward).mean(), expectation(logp, other).mean()])
+
+    # nu = (0.545, -0.364): 0.545 / (2 - 0.182) = 0.3
+    wanted = means(tilt(np.array([0.3, -0.2])))
+    config = settings(world, thresholds={"r": float(wanted[0]), "1": float(wanted[1])})
+    found = trained(world, config, steps=200, rows=128, learning_rate=5e-3)
+    assert np.abs(means(found.logp) - wanted).max() < 0.06
+    assert kl_to(found.logp, tilt(np.array([0.3, -0.2]))) < 0.02
+    assert kl_to(world.logp_ref, tilt(np.array([0.3, -0.2]))) > 0.03
+    nu = found.learner.multipliers()
+    reached = np.array([nu["r"], nu["1"]]) / (2 - nu["r"] - nu["1"])
+    assert np.abs(reached - [0.3, -0.2]).max() < 0.15
 
 
 def test_a_threshold_below_the_reference_holds_an_equality_and_frees_an_inequality(world: World) -> None:

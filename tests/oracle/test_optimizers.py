@@ -11,6 +11,7 @@ import torch
 
 from tests.oracle.enumerated import PROMPTS, every_logp, kl_to, make_world, share_of_optimum, trained
 from trueup.data.tokens import decode_replies
+from trueup.optimizers.advantage_model_ppo import AdvantageModelPPOConfig
 from trueup.optimizers.ppo import PPOConfig
 from trueup.optimizers.protocol import OnlineConfig
 from trueup.optimizers.rloo import RLOOConfig
@@ -32,6 +33,7 @@ class Case:
 REGULARISED = {
     "rloo": Case(RLOOConfig, {"num_generations": 32}),
     "ppo": Case(PPOConfig, {"num_generations": 32, "lam": 1.0}),
+    "advantage_model_ppo": Case(AdvantageModelPPOConfig, {"num_generations": 32, "lam": 1.0, "ptx_coef": 0.0}),
 }
 
 
