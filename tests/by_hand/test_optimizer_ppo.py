@@ -14,6 +14,7 @@ from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.data.rows import Demonstration, Prompt, Reply
 from trueup.data.tokens import Sequences, encode_prompts, encode_replies, pack
+from trueup.models.loading import recompute_activations
 from trueup.models.policy import LoraSettings, Policy, adapted
 from trueup.models.reward import TrunkReward
 from trueup.models.tiny import tiny_tokenizer
@@ -189,6 +190,21 @@ def test_the_critic_of_an_adapted_policy_has_an_adapter_of_its_own() -> None:
     assert not {id(p) for p in critic.parameters()} & {id(p) for p in policy.model.parameters()}
     with torch.no_grad():
         assert critic(made(policy.tokenizer)).abs().max() == 0
+
+
+@pytest.mark.parametrize("source", ["policy", "reward"])
+def test_the_critic_recomputes_activations_where_the_policy_does(source: str) -> None:
+    def grads(policy: Policy) -> list[torch.Tensor]:
+        critic = value_from_policy(policy) if source == "policy" else value_from_reward(tiny_reward(), policy)
+        assert critic.trunk.gradient_checkpointing == policy.model.model.gradient_checkpointing
+        nudged(critic.head, 7, 0.3)
+        seq = made(policy.tokenizer)
+        return list(torch.autograd.grad(critic(seq)[seq.mask].square().sum(), [p for p in critic.parameters() if p.requires_grad]))
+
+    plain, sparing = tiny_policy(), tiny_policy()
+    recompute_activations(sparing.model)
+    for a, b in zip(grads(plain), grads(sparing), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_demonstrations_are_mixed_in() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trueup.core.errors import UserError
 from trueup.data.tokens import Sequences, same_tokenizer
 from trueup.models.llama import lean_trunk, reply_states
+from trueup.models.loading import recompute_activations
 from trueup.models.policy import DTYPES, Policy, Precision, autocast, base_of, has_adapter, merged
 from trueup.models.reward import RewardModel, TrunkReward
 
@@ -99,4 +100,7 @@ def value_from_reward(model: RewardModel, policy: Policy, gain: float = 1.0, shi
 
 
 def _ready(critic: ValueModel, policy: Policy) -> ValueModel:
-    return critic.to(device=policy.model.device, dtype=torch.float32).eval()
+    critic = critic.to(device=policy.model.device, dtype=torch.float32).eval()
+    if any(getattr(m, "gradient_checkpointing", False) for m in policy.model.modules()):
+        recompute_activations(critic.trunk)
+    return critic

@@ -3,6 +3,7 @@
 ``xi`` (equality: ``J_i = theta_i``, multipliers tanh), ``mu`` (``J_i >= theta_i``, sigmoid) and ``all`` (``mu`` with the rewards in the
 objective too). The objective is minus beta times KL; where all is still, the policy is
 ``ref exp(sum w_i r_i / (beta w_0))`` with ``w_0 = N - sum nu``, ``w_i = nu_i`` (``all``: plus the weight of the part), at the thresholds.
+A multiplier that stays near its bound says that the threshold is out of reach, or that ``beta`` is too large for it.
 
 Deviations:
 1. The mixed advantage is standardised, not each advantage before mixing (``whiten: each`` does the latter). At any tilted policy the
