@@ -192,3 +192,15 @@ def test_a_row_has_the_same_log_probabilities_alone_and_in_company(kind: str) ->
         expected = (plain / 0.8).log_softmax(-1).gather(1, torch.tensor(replies[0])[:, None]).squeeze(1)
         torch.testing.assert_close(together[0], expected, rtol=0, atol=1e-5)
     assert together[1, 1:].tolist() == [0.0, 0.0]
+
+
+def test_columns_of_padding_are_trimmed() -> None:
+    wide = pack([[6], [7, 6]], [[3, 1], [4]], pad_id=0).widen(5, 4, 0)
+    short = wide.trimmed()
+    assert short.tokens.tolist() == [[0, 6, 3, 1], [7, 6, 4, 0]]
+    assert (short.prompt_width, short.mask.tolist()) == (2, [[True, True], [True, False]])
+    assert wide.lengths.tolist() == short.lengths.tolist() == [3, 3]
+    # one column of each half stays where there is nothing
+    bare = pack([[6]], [[]], pad_id=0).widen(2, 3, 0).trimmed()
+    assert (bare.tokens.shape, bare.mask.shape) == ((1, 2), (1, 1))
+    assert len(wide.take(torch.arange(0)).trimmed()) == 0

@@ -55,6 +55,23 @@ class Sequences(Table):
         """[B] Column of each row's last real token (of the prompt where the reply is empty)."""
         return last_valid(torch.cat([self.prompt_mask, self.mask], 1))
 
+    @property
+    def lengths(self) -> Tensor:
+        """[B] Real tokens of each row; [B, K] of a stacked table."""
+        return self.prompt_mask.sum(-1) + self.mask.sum(-1)
+
+    def trimmed(self) -> Sequences:
+        """The same rows without the columns that are padding in all of them; one column of each half stays."""
+        if not len(self):
+            return self
+        first = int(self.prompt_mask.any(0).long().argmax()) if self.prompt_mask.any() else self.prompt_width - 1
+        wide = max(int(self.mask.sum(1).max()), 1)
+        return Sequences(
+            tokens=self.tokens[:, first : self.prompt_width + wide],
+            prompt_mask=self.prompt_mask[:, first:],
+            mask=self.mask[:, :wide],
+        )
+
     def widen(self, prompt_width: int, reply_width: int, pad_id: int) -> Sequences:
         """The same rows in wider columns, so that tables of different widths can be joined; values in padding mean nothing."""
         rows, left, right = len(self), prompt_width - self.prompt_width, reply_width - self.mask.shape[1]

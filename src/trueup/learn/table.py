@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Generic, NamedTuple, Self, TypeVar
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -71,6 +71,16 @@ class Table:
             column = getattr(self, f.name)
             columns[f.name] = change(column) if isinstance(column, Tensor) else column._reshaped(change)
         return type(self)(**columns)
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A column whose rows cost by their length."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """[B] or [B, K] tokens of each row."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ class LoopConfig(Config):
     minibatch_rows: int | None = Field(default=None, ge=1)
     """Rows of experience an optimizer step sees, over all processes; all of them if left out."""
     micro_rows: int | None = Field(default=None, ge=1)
-    """Rows a backward pass sees in one process; changes memory, never results; all of them if left out."""
+    """Rows a backward pass sees in one process, of like lengths; changes memory, never results; all of them if left out."""
 
 
 def learning_rate_at(config: LoopConfig, step: int, steps: int) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.learn.learner import Learner
-from trueup.learn.table import Mean, Table
+from trueup.learn.table import Mean, Measured, Table
 from trueup.loop.config import LoopConfig, learning_rate_at
 from trueup.loop.state import TrainState, capture, restore, trainable
 
@@ -142,9 +142,7 @@ def _update(
         totals = accelerator.reduce(totals.to(accelerator.device), "sum")
     weight = learner.weigh(minibatch, totals)
     optimizer.zero_grad(set_to_none=True)
-    size = config.micro_rows or len(minibatch)
-    parts = [None] if size >= len(minibatch) else torch.arange(len(minibatch)).split(size)
-    for part in parts:
+    for part in _micro_batches(minibatch, config.micro_rows or len(minibatch)):
         loss = learner.loss(minibatch, weight) if part is None else learner.loss(minibatch.take(part), weight[part])
         torch.autograd.backward(loss.value)
         means["loss"] += Mean(loss.value.item(), 0)
@@ -157,6 +155,16 @@ def _update(
     means["grad_norm"] += Mean(norm.item(), 1)
     if math.isfinite(means["loss"].total) and math.isfinite(norm.item()):
         optimizer.step()
+
+
+def _micro_batches(minibatch: Table, size: int) -> Sequence[Tensor | None]:
+    """Row numbers of each micro-batch, rows of like length together, for a padded pass costs what its longest row costs; None for all."""
+    if size >= len(minibatch):
+        return [None]
+    columns = (getattr(minibatch, f.name) for f in fields(minibatch))
+    lengths = [c.lengths.reshape(len(minibatch), -1).sum(1).cpu() for c in columns if isinstance(c, Measured)]
+    order = torch.stack(lengths).sum(0).argsort(stable=True) if lengths else torch.arange(len(minibatch))
+    return order.split(size)
 
 
 def _sum_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:

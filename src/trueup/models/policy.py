@@ -195,18 +195,19 @@ def reply_logprobs(model: Any, sequences: Sequences, temperature: float = 1.0, p
     """[B, T] nats, 0 where masked; float32 (float64 of float64 weights)."""
     if temperature <= 0:
         raise ValueError(f"log-probabilities need a temperature above 0, got {temperature}")
-    head = _plain_head(model)
+    head, trunk, mask = _plain_head(model), lean_trunk(model), sequences.mask
+    if trunk is None:
+        sequences = sequences.trimmed()  # a micro-batch of short rows need not be as wide as the batch
     if head is None:
-        return chosen_logprobs(reply_logits(model, sequences, precision), sequences.replies, sequences.mask, temperature)
-    trunk = lean_trunk(model)
+        values = chosen_logprobs(reply_logits(model, sequences, precision), sequences.replies, sequences.mask, temperature)
+        return F.pad(values, (0, mask.shape[1] - values.shape[1]))
     if trunk is not None:
         hidden = _predicting(trunk, sequences, precision)
     else:
         with autocast(sequences.tokens.device, precision):
             states = base_of(model).base_model(**_inputs(sequences), use_cache=False).last_hidden_state
         hidden = states[:, -sequences.mask.shape[1] :].to(torch.bfloat16 if precision == "bf16" else head.weight.dtype)
-    mask = sequences.mask
-    values = head_logprobs(hidden[mask], head.weight, sequences.replies[mask], temperature)
+    values = head_logprobs(hidden[sequences.mask], head.weight, sequences.replies[sequences.mask], temperature)
     return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 

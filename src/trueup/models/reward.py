@@ -148,6 +148,7 @@ class TrunkReward:
         if trunk is not None:
             hidden = last_states(trunk, features, DTYPES[self.precision])
         else:
+            features = features.trimmed()
             inputs = {"input_ids": features.tokens, "attention_mask": features.attention(), "position_ids": features.positions()}
             with autocast(features.tokens.device, self.precision):
                 states = base_of(self.model).base_model(**inputs, use_cache=False).last_hidden_state
