@@ -177,7 +177,8 @@ def loss_difference(trainer: Any, parts: Any, texts: list[str], precision: str) 
 
     from trueup.core.rng import Key
     from trueup.data.tokens import encode_prompts
-    from trueup.optimizers.rloo import RLOO, RLOOConfig, RLOOExperience
+    from trueup.optimizers.rloo import RLOO, RLOOConfig
+    from trueup.optimizers.whole_reply import WholeReplies
 
     ids = encode_prompts(parts.policy.tokenizer, texts)
     sampled = parts.rollout.sample(ids, num_samples=SAMPLES, max_tokens=TOKENS, key=Key(5))
@@ -186,9 +187,10 @@ def loss_difference(trainer: Any, parts: Any, texts: list[str], precision: str) 
     old = (sampled.logp_sampling + 0.03 * torch.randn(seq.mask.shape, generator=generator)) * seq.mask
     advantage = 1 + torch.randn(ROWS, generator=generator)
     zeros = torch.zeros(ROWS)
-    experience = RLOOExperience(
+    experience = WholeReplies(
         sequences=seq,
         logp_old=old,
+        logp_ref=old,
         advantage=advantage,
         importance=torch.ones(ROWS),
         score=zeros,
