@@ -116,5 +116,5 @@ def test_learned_means_guide_a_search(objective: DenseObjectiveConfig) -> None:
     home = float(expectation(world.logp_ref, world.reward).mean())
     for config in (TreeSearchBfsConfig(width=6, beam=3, segment_tokens=1), ControlledConfig(strength=8.0)):
         found = decoded(world, config, lambda: reward_tree(model), 100)
-        # rewards have deviation 1; a scorer that has learned nothing gains 0.9 and 0.6 here, the first because ends are valued by the reward
+        # rewards have deviation 1; a scorer that has learned nothing gains 0.9 and 0.6 here, the first since the reward values ends
         assert np.mean([world.reward[p, r] for p, r in places(world, found)]) > home + 1.2

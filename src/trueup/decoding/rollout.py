@@ -49,6 +49,12 @@ class Rollout:
         else:
             self._model.load_state_dict(source.state_dict())
 
+    @property
+    def says_what_policy_says(self) -> bool:
+        """Whether its log-probabilities are the policy's in training precision, up to rounding of float32."""
+        weights = next(self.policy.model.parameters())
+        return self.precision == self.policy.precision == "float32" and weights.dtype == torch.float32
+
     def decoder(self) -> Decoder:
         """A fresh decoder over the copy."""
         return FusedLlamaDecoder(self._weights) if self._weights is not None else CacheDecoder(self._model)

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from trueup.data.tokens import Ids, pad_rows
 from trueup.models.policy import Policy, autocast, base_of
@@ -74,51 +76,119 @@ class TreeReader:
     def root(self, prompt_ids: Sequence[Ids], copies: int) -> Tensor:
         """Read the prompts; see `TreeModel`."""
         tokens, mask = (x.to(self.device) for x in pad_rows(prompt_ids, self.pad_id, "left"))
-        attention = mask.long()
-        self.cache = DynamicCache()
+        attention, cache = mask.long(), DynamicCache()
         inputs = {"input_ids": tokens, "attention_mask": attention, "position_ids": (attention.cumsum(1) - 1).clamp(min=0)}
-        out = self.run({**inputs, "past_key_values": self.cache, "use_cache": True}, 1)[:, -1]
-        self.cache.batch_repeat_interleave(copies)
+        out = self.run({**inputs, "past_key_values": cache, "use_cache": True}, 1)[:, -1]
+        self.memory = Memory([(y.keys.repeat_interleave(copies, 0), y.values.repeat_interleave(copies, 0)) for y in cache.layers])
         self.prompt = mask.repeat_interleave(copies, 0)
         self.length = attention.sum(1).repeat_interleave(copies)
-        self.seen = torch.zeros((len(self.prompt), 0, 0), dtype=torch.bool, device=self.device)
+        self.paths: list[list[tuple[int, ...]]] = [[()] for _ in self.prompt]
         self.outputs = out.repeat_interleave(copies, 0)[:, None]
         return self.outputs[:, 0]
 
     @torch.no_grad()
     def grow(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """Add nodes; see `TreeModel`."""
-        rows, old, new = len(tokens), self.seen.shape[1], tokens.shape[1]
-        parents = parents.to(self.device)
-        above = F.pad(self.seen, (0, 0, 1, 0)).gather(1, (parents + 1)[..., None].expand(-1, -1, old))
-        look = torch.cat([above, torch.eye(new, dtype=torch.bool, device=self.device).expand(rows, -1, -1)], 2)
-        mask = torch.cat([self.prompt[:, None].expand(-1, new, -1), look], 2)[:, None]
+        rows, new = tokens.shape
+        old, above = len(self.paths[0]) - 1, parents.tolist()
+        before = [[paths[p + 1] for p in row] for paths, row in zip(self.paths, above, strict=True)]
+        for paths, row in zip(self.paths, before, strict=True):
+            paths += [(*path, old + i) for i, path in enumerate(row)]
+        nodes, look = (x.to(self.device) for x in _seen(before))
+        itself = torch.eye(new, dtype=torch.bool, device=self.device).expand(rows, -1, -1)
+        mask = torch.cat([self.prompt[:, None].expand(-1, new, -1), look, itself], 2)[:, None]
         if self._added:
             mask = torch.where(mask, 0.0, torch.finfo(torch.float32).min)
-        inputs = {"input_ids": tokens.to(self.device), "attention_mask": mask, "position_ids": self.length[:, None] + look.sum(2) - 1}
-        out = self.run({**inputs, "past_key_values": self.cache, "use_cache": True}, new)
-        self.seen = torch.cat([F.pad(self.seen, (0, new)), look], 1)
+        inputs = {"input_ids": tokens.to(self.device), "attention_mask": mask, "position_ids": self.length[:, None] + look.sum(2)}
+        cache = self.memory.of(nodes, self.prompt.shape[1])
+        out = self.run({**inputs, "past_key_values": cache, "use_cache": True}, new)
+        self.memory.append(cache, new)
         if self.stops_before is not None:
-            before = self.outputs.gather(1, (parents + 1)[..., None].expand(-1, -1, out.shape[2]))
-            out = torch.where((tokens.to(self.device) == self.stops_before)[..., None], before, out)
+            last = self.outputs.gather(1, (parents.to(self.device) + 1)[..., None].expand(-1, -1, out.shape[2]))
+            out = torch.where((tokens.to(self.device) == self.stops_before)[..., None], last, out)
             self.outputs = torch.cat([self.outputs, out], 1)
         return out
 
     def keep(self, rows: Tensor, nodes: Tensor) -> None:
         """Drop what is not named; see `TreeModel`."""
         rows, nodes = rows.to(self.device), nodes.to(self.device)
-        width = self.prompt.shape[1]
-        columns = torch.cat([torch.arange(width, device=self.device).expand(len(rows), -1), width + nodes], 1)
-        for layer in self.cache.layers:
-            for name in ("keys", "values"):
-                held = getattr(layer, name)[rows]
-                setattr(layer, name, held.gather(2, columns[:, None, :, None].expand(-1, held.shape[1], -1, held.shape[3])))
+        self.memory.keep(rows, nodes, self.prompt.shape[1])
         self.prompt, self.length = self.prompt[rows], self.length[rows]
-        kept = self.seen[rows].gather(1, nodes[..., None].expand(-1, -1, self.seen.shape[2]))
-        self.seen = kept.gather(2, nodes[:, None].expand(-1, nodes.shape[1], -1))
+        kept = []
+        for i, named in zip(rows.tolist(), nodes.tolist(), strict=True):
+            renamed = {node: place for place, node in enumerate(named)}
+            kept.append([(), *(tuple(renamed[n] for n in self.paths[i][node + 1]) for node in named)])
+        self.paths = kept
         if self.stops_before is not None:
             places = F.pad(nodes + 1, (1, 0))
             self.outputs = self.outputs[rows].gather(1, places[..., None].expand(-1, -1, self.outputs.shape[2]))
+
+
+class Memory:
+    """Keys and values of prompts and nodes, with room to grow: what was read is never copied to add to it, and only what is seen is read.
+
+    Args:
+        layers: keys and values [R, G, P, D] of the prompts.
+    """
+
+    def __init__(self, layers: list[tuple[Tensor, Tensor]]) -> None:
+        self.layers, self.used = layers, layers[0][0].shape[2]
+
+    def of(self, nodes: Tensor, prompt: int) -> DynamicCache:
+        """A cache that holds the prompts of ``prompt`` columns and these nodes [R, u] in order."""
+        cache, count = DynamicCache(), nodes.shape[1]
+        whole = prompt + count == self.used and bool((nodes == torch.arange(count, device=nodes.device)).all())
+        for keys, values in self.layers:
+            layer = DynamicLayer()
+            held = (y[:, :, : self.used] if whole else _columns(y, nodes, prompt) for y in (keys, values))
+            first, second = held
+            layer.lazy_initialization(first, second)
+            layer.keys, layer.values = first, second
+            cache.layers.append(layer)
+        return cache
+
+    def append(self, cache: DynamicCache, new: int) -> None:
+        """Take over the last ``new`` columns of a cache."""
+        if self.used + new > self.layers[0][0].shape[2]:
+            room = self.used + new
+            self.layers = [
+                (F.pad(k[:, :, : self.used], (0, 0, 0, room)), F.pad(v[:, :, : self.used], (0, 0, 0, room))) for k, v in self.layers
+            ]
+        for (keys, values), layer in zip(self.layers, cache.layers, strict=True):
+            keys[:, :, self.used : self.used + new] = layer.keys[:, :, -new:]
+            values[:, :, self.used : self.used + new] = layer.values[:, :, -new:]
+        self.used += new
+
+    def keep(self, rows: Tensor, nodes: Tensor, prompt: int) -> None:
+        """Drop all but these rows and, of them, these nodes [r, m]."""
+        self.layers = [(_columns(k[rows], nodes, prompt), _columns(v[rows], nodes, prompt)) for k, v in self.layers]
+        self.used = prompt + nodes.shape[1]
+
+
+def _columns(held: Tensor, nodes: Tensor, prompt: int) -> Tensor:
+    """[R, G, P + u, D] of the prompts and of these nodes [R, u]."""
+    picked = held.gather(2, prompt + nodes[:, None, :, None].expand(-1, held.shape[1], -1, held.shape[3]))
+    return torch.cat([held[:, :, :prompt], picked], 2)
+
+
+def _seen(paths: list[list[tuple[int, ...]]]) -> tuple[Tensor, Tensor]:
+    """What new nodes look at.
+
+    Args:
+        paths: for each of R rows the ancestors of k nodes.
+
+    Returns:
+        [R, u] nodes that any of a row's new ones looks at, 0 in padding; [R, k, u] True where one does.
+    """
+    unions = [sorted({n for path in set(row) for n in path}) for row in paths]
+    width = max(map(len, unions))
+    nodes, look = np.zeros((len(paths), width), dtype=np.int64), np.zeros((len(paths), len(paths[0]), width), dtype=np.bool_)
+    for i, (union, row) in enumerate(zip(unions, paths, strict=True)):
+        nodes[i, : len(union)] = union
+        for j, path in enumerate(row):
+            # a path is a part of the union, both in order; where they are equally long it is the whole
+            look[i, j, : len(union)] = True if len(path) == len(union) else np.isin(union, path)
+    return torch.from_numpy(nodes), torch.from_numpy(look)
 
 
 def policy_tree(policy: Policy) -> TreeReader:
