@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from tests_support import goodness, tiny_parts, tiny_policy
 from trueup.core.rng import Key
 from trueup.data.rows import Demonstration, Prompt, Reply
+from trueup.decoding.rollout import Rollout
 from trueup.learn.table import Examples
 from trueup.optimizers.experience import PromptBatch, importance_weight, penalised_score, reference_gap, sample_and_score, sampling_gap
 from trueup.optimizers.ppo import PPO, PPOConfig
@@ -357,3 +358,19 @@ def test_sft_counts_reply_tokens_alike_and_cuts_prompts_only() -> None:
     assert {k: m.value for k, m in loss.metrics.items()} == pytest.approx(
         {"nll_nats": -mean(flat(logp)), "completions/mean_length": 2.0}, abs=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("precision", "top_p", "asked"), [("float32", 1.0, 0), ("bf16", 1.0, 1), ("float32", 0.9, 1)], ids=["float32", "bf16", "nucleus"]
+)
+def test_a_sampler_that_says_what_the_policy_says_is_believed(
+    parts: Parts, precision: Any, top_p: float, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = replace(parts, rollout=Rollout(parts.policy, precision))
+    calls, plain = [], parts.policy.logprobs
+    monkeypatch.setattr(parts.policy, "logprobs", lambda *a: calls.append(1) or plain(*a))
+    with torch.no_grad():
+        found = sample_and_score(parts, RLOOConfig(**COMMON, num_generations=2, top_p=top_p), ASKED, Key(3))
+        assert len(calls) == asked
+        # up to rounding: the policy's own numbers, and 0 in padding
+        torch.testing.assert_close(found.logp, plain(found.sequences, 0.7), rtol=0, atol=1e-5)

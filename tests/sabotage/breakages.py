@@ -122,6 +122,7 @@ _LEAN = (
     ("activations-kept", "models/llama.py", "again = trunk.gradient_checkpointing and", "again = trunk.training and trunk.config is None and", ("tests/by_hand/test_recomputed_activations.py",)),
     ("micro-batches-unsorted", "loop/train.py", "torch.stack(lengths).sum(0).argsort(stable=True) if lengths", "torch.arange(len(minibatch)) if lengths", ("tests/by_hand/test_micro_batches.py",)),
     ("trimmed-to-the-shortest", "data/tokens.py", "wide = max(int(self.mask.sum(1).max()), 1)", "wide = max(int(self.mask.sum(1).min()), 1)", ("tests/by_hand/test_tokens_more.py",)),
+    ("nucleus-taken-for-the-policy", "optimizers/experience.py", "says_what_policy_says and config.top_p == 1", "says_what_policy_says", ("tests/by_hand/test_online_more.py",)),
     ("uneven-rows-taken-for-even", "models/layout.py", "return each if even else None", "return each or None", (LAYOUT,)),
     ("fused-silu-gradient", "ops/fused.py", "d_hidden.mul_(right), left, grad_input", "d_hidden.mul_(left), right, grad_input", (FUSED,)),
     ("fused-norm-gradient", "ops/fused.py", "return d_unit.addcmul_(unit, along, value=-1).mul_(inverse)", "return d_unit.mul_(inverse)", (FUSED,)),

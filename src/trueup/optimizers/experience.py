@@ -95,9 +95,11 @@ def scored(parts: Parts, config: OnlineConfig, prompts: tuple[Conversation, ...]
     seq = sampled.sequences
     replies = tuple(decode_replies(parts.policy.tokenizer, seq.replies, seq.mask))
     token_score = placed_reward(parts.reward, prompts, replies, seq)
+    # a float32 sampler has just computed what the policy would say of its own tokens; a nucleus is another distribution
+    known = parts.rollout.says_what_policy_says and config.top_p == 1
     return Samples(
         sequences=seq,
-        logp=parts.policy.logprobs(seq, config.temperature),
+        logp=keep(sampled.logp_sampling, seq.mask) if known else parts.policy.logprobs(seq, config.temperature),
         logp_ref=parts.reference.logprobs(seq, config.temperature),
         logp_sampling=sampled.logp_sampling,
         score=token_score.sum(1),
