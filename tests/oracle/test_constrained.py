@@ -100,7 +100,7 @@ def test_two_constraints_rest_where_both_hold(world: World, monkeypatch: pytest.
 def test_a_threshold_below_the_reference_holds_an_equality_and_frees_an_inequality(world: World) -> None:
     """xi pushes down to theta with a negative multiplier; mu lets its multiplier fall and stays above."""
     theta = mean_at(world, 1e-6) - 0.3
-    down = trained(world, settings(world, thresholds={"r": theta}), steps=80, rows=128, learning_rate=5e-3)
+    down = trained(world, settings(world, thresholds={"r": theta}), steps=50, rows=128, learning_rate=5e-3)
     assert down.learner.multipliers()["r"] < -0.05
     slack = trained(
         world, settings(world, thresholds={"r": theta}, variant="mu", multiplier_lr=0.2), steps=80, rows=128, learning_rate=5e-3
