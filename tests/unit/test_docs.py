@@ -19,7 +19,7 @@ import typer
 
 from trueup.cli.main import app, joined
 from trueup.core.component import config_class
-from trueup.core.config import load_config
+from trueup.core.config import load_config, validate
 from trueup.core.rng import Key
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,6 +112,8 @@ def recipes(folder: Path) -> None:
     import trueup
     from tests_support import tiny_parts
     from trueup.optimizers.protocol import OptimizerConfig
+    from trueup.pipeline.decode import decode
+    from trueup.pipeline.decode_config import DecodeConfig
 
     learner = (
         config_class("trueup.optimizers", "parts.reinforce", OptimizerConfig)
@@ -139,6 +141,11 @@ def recipes(folder: Path) -> None:
     added = [0.5 * (bool(r.finished) and len(r.response.split()) <= 8) for r in brief]
     learned = [scale.gain * r.scores["rm-0"] + scale.shift for r in brief]
     assert [r.proxy_fixed for r in brief] == pytest.approx([a + b for a, b in zip(added, learned, strict=True)], abs=1e-4)
+    (folder / "asked.txt").write_text("hello .\n")
+    settings = {"policy": "runs/recipes/checkpoints/sft", "prompts": "asked.txt", "max_completion_length": 4}
+    arms = [{"name": "bounded", "decoding": {"kind": "parts.min_p", "share": 1.0}}, {"name": "greedy", "decoding": "greedy"}]
+    written = decode(validate({**settings, "arms": arms}, DecodeConfig, where="recipe"), Path("runs/min_p"))
+    assert written.arms["bounded"]["kl_nats"] == pytest.approx(written.arms["greedy"]["kl_nats"])
     module = importlib.import_module("parts.unfinished")
     from tests.planted.worlds import Plant, frame
 
