@@ -25,7 +25,7 @@ RUN: dict[str, Any] = {
     "policy": {"steps": 2, "prompts_per_step": 4, "loop": {"learning_rate": 1e-2},
                "optimizer": {"kind": "rloo", "num_generations": 2, "max_completion_length": 6}},
     "probe": {"every": 1, "prompts": 6, "samples_per_prompt": 2},
-    "arms": [{"name": "rloo"}, {"name": "dpo", "optimizer": {"kind": "dpo"}}],
+    "arms": [{"name": "rloo"}, {"name": "dpo", "optimizer": {"kind": "dpo"}, "loop": {"learning_rate": 5e-3}, "prompts_per_step": 6}],
 }  # fmt: skip
 DECODERS = [{"name": "bon", "settings": [{"kind": "best_of_n", "n": 1}, {"kind": "best_of_n", "n": 3}]}]
 
@@ -60,6 +60,12 @@ def test_all_methods_stand_on_one_page(done: tuple[Path, dict[str, Any]]) -> Non
     page = (folder / "out" / "report" / "index.html").read_text()
     assert "not reached" in page
     assert page.count("<svg") >= 2
+
+
+def test_an_arm_takes_steps_of_its_own(done: tuple[Path, dict[str, Any]]) -> None:
+    rows = [json.loads(line) for line in (done[0] / "out" / "run" / "metrics.jsonl").read_text().splitlines()]
+    rates = {r["arm"]: r["metrics"]["learning_rate"] for r in rows if r["stage"] == "policy"}
+    assert rates == {"rloo": 1e-2, "dpo": 5e-3}
 
 
 def test_a_finished_comparison_is_read_again(done: tuple[Path, dict[str, Any]], capfd: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,8 @@ def run_arm(context: Context, config: ArmConfig, first: LearnedReward | None, po
         return
     policy = sft_policy(context)
     optimizer = config.optimizer or stage.optimizer
-    batch_of = feed(context, optimizer, policy, pool, stage.prompts_per_step, context.key / STAGE / "data")
+    size = config.prompts_per_step or stage.prompts_per_step
+    batch_of = feed(context, optimizer, policy, pool, size, context.key / STAGE / "data")
     arm = _begun(context, config, policy, first, pool, shared)
     learner = optimizer.build(_parts(context, arm, stage))
     if _steps_done(context, config) == 0:
@@ -94,7 +95,7 @@ def run_arm(context: Context, config: ArmConfig, first: LearnedReward | None, po
             learner,
             batch_of,
             steps=stage.steps,
-            loop=stage.loop,
+            loop=config.loop or stage.loop,
             key=context.key / STAGE,
             arm=config.name,
             stop=stop,

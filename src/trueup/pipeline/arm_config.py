@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from trueup.core.config import Config, resolve
 from trueup.core.errors import UserError
+from trueup.loop.config import LoopConfig
 from trueup.optimizers.protocol import ChecksReward, OptimizerConfig
 from trueup.realign.config import RealignConfig
 from trueup.rewards.config import AnyReward, every
@@ -31,6 +32,10 @@ class ArmConfig(Config):
     """Inverse alignment; a static reward model if left out."""
     optimizer: AnyOptimizer | None = None
     """Another optimizer than the run's."""
+    loop: LoopConfig | None = None
+    """Another way to take steps than the run's: what suits one optimizer's loss need not suit another's."""
+    prompts_per_step: int | None = Field(default=None, ge=1)
+    """Another number of prompts, or of pairs, a step than the run's."""
 
     @model_validator(mode="after")
     def _refits_what_it_optimises(self) -> ArmConfig:

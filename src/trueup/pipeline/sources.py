@@ -160,7 +160,8 @@ def _sampled(context: Context, count: int, held_out: Sequence[Prompt]) -> list[d
     train, wanted = list(world.prompts("train")), [*world.prompts("test"), *held_out]
     if stage is not None:
         key = context.key / "policy" / "data"
-        visited = {int(i) for step in range(stage.steps) for i in epoch_rows(key, len(train), stage.prompts_per_step, step)}
+        sizes = {arm.prompts_per_step or stage.prompts_per_step for arm in context.config.arms}
+        visited = {int(i) for size in sizes for step in range(stage.steps) for i in epoch_rows(key, len(train), size, step)}
         wanted += [train[i] for i in sorted(visited)]
     # the reference samples, on which scores are rescaled, are of training prompts too
     wanted += reference_samples(context)[0]
