@@ -128,6 +128,21 @@ def test_a_stopped_run_goes_on_with_the_same_rows(folder: Path, tmp_path: Path, 
     assert (tmp_path / "broken" / "ledger.jsonl").read_text() == again  # nothing was left to do
 
 
+def test_plain_samples_give_the_curve_of_best_of_n(folder: Path, tmp_path: Path) -> None:
+    assert invoke(words(folder, tmp_path / "out", "--method", "sample", "--set", "samples_per_prompt=5", "--quiet")) == 0
+    (curve,) = json.loads((tmp_path / "out" / "best_of_n.json").read_text()).values()
+    assert [entry["n"] for entry in curve] == [1, 2, 4]
+    assert curve[1]["kl_bound_nats"] == pytest.approx(np.log(2) - 0.5)
+    scores = frame(tmp_path / "out").groupby("prompt_id")["proxy_fixed"].apply(sorted)
+    # the best of 2 among 5 sorted scores is the i-th lowest with chance C(i - 1, 1) / C(5, 2) = 0, 1, 2, 3, 4 tenths
+    pairs = np.mean([np.dot([0, 0.1, 0.2, 0.3, 0.4], s) for s in scores])
+    assert curve[1]["reward"]["value"] == pytest.approx(pairs, abs=1e-6)
+    assert curve[0]["reward"]["value"] == pytest.approx(np.mean([np.mean(s) for s in scores]), abs=1e-6)
+    assert curve[2]["reward"]["n"] == len(PROMPTS)
+    assert curve[2]["reward"]["low"] < curve[2]["reward"]["value"] < curve[2]["reward"]["high"]
+    assert "gold" not in curve[0]
+
+
 def test_chunks_change_nothing(folder: Path, tmp_path: Path) -> None:
     for name, size in (("small", 1), ("large", 50)):
         assert invoke(words(folder, tmp_path / name, "--method", "controlled", "--set", f"prompts_at_once={size}", "--quiet")) == 0
@@ -190,7 +205,7 @@ def test_the_critic_of_a_ppo_arm(folder: Path) -> None:
         (["--method", "radd"], "decode", "Did you mean 'rad'?"),
         (["--method", "mcts"], "decode", "needs the policy's value model: give 'value'"),
         (["--method", "mcts", "--value", "POLICY"], "policy", "not a reward model"),
-        (["--method", "sample", "--set", "max_completion_length=40"], "prompt 'p0'", "more than the policy's context of 32"),
+        (["--method", "sample", "--set", "max_completion_length=40"], "prompt 'p0'", "more than the models' context of 32"),
         (["--method", "rad", "--set", "arms.0.decoding.beta=-1"], "decode", "greater than or equal to 0"),
         (["--method", "rad", "--set", "arms.0.decoding.top=3"], "decode", "arms.0.decoding.top: unknown key."),
         (["--method", "rad", "--method", "rad"], "decode", "distinct names"),
@@ -214,6 +229,7 @@ def test_mistakes_are_named(
     assert message in error["message"]
     assert where in (error["where"] or "")
     assert not (tmp_path / "out" / "records").exists()
+    assert where == "prompt 'p0'" or not (tmp_path / "out").exists() or "stops" in where
 
 
 def test_a_file_and_options_do_not_mix(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

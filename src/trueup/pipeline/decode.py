@@ -24,11 +24,13 @@ from trueup.core.rng import Key
 from trueup.data.prompts import read_prompts
 from trueup.data.rows import Prompt, Reply
 from trueup.data.tokens import decode_replies, encode_prompts
+from trueup.decoding.methods.sample import SampleConfig
 from trueup.decoding.protocol import Asked, Decoded, DecodingParts
 from trueup.ops.masking import sequence_sum
 from trueup.pipeline.config import resolve_path
 from trueup.pipeline.decode_config import DecodeConfig, DecodingArmConfig
-from trueup.pipeline.decode_models import DecodeModels, check_room, load_models, parts_of, prefix_model
+from trueup.pipeline.decode_curve import best_of_n_curve
+from trueup.pipeline.decode_models import DecodeModels, check_room, load_models, parts_of, prefix_model, room_of
 from trueup.pipeline.events import Event, Listener, nobody
 from trueup.pipeline.fit_prefix import fit_prefix
 from trueup.pipeline.preferences import shown
@@ -39,6 +41,7 @@ from trueup.store.run import Run
 
 STAGE = "decode"
 REPLIES = "replies.jsonl"
+CURVES = "best_of_n.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,24 +88,37 @@ def decode(config: DecodeConfig, out: Path, *, resume: bool = False, base: Path 
     world = None if config.world is None else config.world.build(config.seed, base)
     prompts = prompts_of(config, world, base)
     models = load_models(config, base)
+    prefix = prefix_model(config, models, base, None) if config.fit_prefix is None else None
     with Run.create(out, config.model_dump(mode="json"), resume=resume) as run:
         ids = encode_prompts(models.policy.tokenizer, [p.text for p in prompts])
-        check_room(config, models.policy, prompts, ids)
+        check_room(config, room_of(models, prefix), prompts, ids)
         _manifest(run, config, prompts)
-        fitted = None
         if config.fit_prefix is not None:
             fitted = fit_prefix(run, config, config.fit_prefix, models, training_prompts(config, world, base) or prompts, on_event)
-        parts = parts_of(config, models, prefix_model(config, models, base, fitted))
+            prefix = prefix_model(config, models, base, fitted)
+        parts = parts_of(config, models, prefix)
         job = _Job(config=config, run=run, models=models, parts=parts, world=world, prompts=prompts, ids=ids)
         for arm in config.arms:
             _answer(job, arm, on_event)
         rows = [row for arm in config.arms for start in _starts(job) for row in read_records(run.records_path(_name(arm, start)))]
         write_text(run.root / REPLIES, "".join(json.dumps(_line(row), ensure_ascii=False) + "\n" for row in rows))
         found = {arm.name: summary([r for r in rows if r.arm == arm.name]) for arm in config.arms}
+        _curves(job, rows)
         run.mark_done(STAGE, {"arms": found})
         _manifest(run, config, prompts)
         on_event(Event(kind="done", stage=STAGE, text=str(out)))
     return DecodeResult(root=out, replies=out / REPLIES, arms=found, wall_s=time.perf_counter() - began)
+
+
+def _curves(job: _Job, rows: Sequence[SampleRecord]) -> None:
+    """Best-of-n of the replies of plain samplers, where several were drawn to each prompt and scored."""
+    if job.models.guide is None or job.config.samples_per_prompt < 2:
+        return
+    plain = [arm.name for arm in job.config.arms if arm.decoding == SampleConfig()]
+    key = Key(job.config.seed) / "best-of-n"
+    found = {name: best_of_n_curve([r for r in rows if r.arm == name], key) for name in plain}
+    if found:
+        write_text(job.run.root / CURVES, json.dumps(found, indent=1) + "\n")
 
 
 def prompts_of(config: DecodeConfig, world: World | None, base: Path) -> list[Prompt]:

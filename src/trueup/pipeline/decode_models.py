@@ -11,7 +11,7 @@ from trueup.decoding.protocol import DecodingParts
 from trueup.decoding.rollout import Rollout
 from trueup.decoding.tree import TreeReader, policy_tree, reward_tree, value_tree
 from trueup.loop.state import load_state
-from trueup.models.policy import Policy, load_policy
+from trueup.models.policy import Policy, context_of, load_policy
 from trueup.models.reward import TrunkReward, load_reward, shared_tokenizer
 from trueup.models.token_outputs import needs_trunk
 from trueup.models.value import ValueModel, value_from_policy
@@ -112,7 +112,7 @@ def prefix_model(config: DecodeConfig, models: DecodeModels, base: Path, fitted:
 
 def parts_of(config: DecodeConfig, models: DecodeModels, prefix: tuple[TrunkReward, Scale] | None) -> DecodingParts:
     """What ways of decoding are built from."""
-    policy, reference, value, limit = models.policy, models.reference, models.value, models.policy.max_tokens
+    policy, reference, value = models.policy, models.reference, models.value
 
     def values() -> TreeReader:
         assert value is not None
@@ -128,11 +128,20 @@ def parts_of(config: DecodeConfig, models: DecodeModels, prefix: tuple[TrunkRewa
         prefix=None if prefix is None else lambda: reward_tree(prefix[0], prefix[1].gain, prefix[1].shift),
         value=None if value is None else values,
         reference=lambda: policy_tree(reference if reference is not None else policy),
-        context=limit,
+        context=room_of(models, prefix),
     )
 
 
-def check_room(config: DecodeConfig, policy: Policy, prompts: list[Prompt], ids: list[list[int]]) -> None:
+def room_of(models: DecodeModels, prefix: tuple[TrunkReward, Scale] | None) -> int | None:
+    """Most tokens of prompt and reply that every model which reads token by token was made for; None where none says."""
+    read = [models.policy.model, *([] if models.reference is None else [models.reference.model])]
+    read += [] if prefix is None else [prefix[0].model]
+    if models.value is not None:
+        read.append(models.value.model if isinstance(models.value, TrunkReward) else models.value.trunk)
+    return min((n for n in map(context_of, read) if n is not None), default=None)
+
+
+def check_room(config: DecodeConfig, context: int | None, prompts: list[Prompt], ids: list[list[int]]) -> None:
     """Whether replies fit behind all prompts, before anything is written.
 
     Raises:
@@ -140,9 +149,9 @@ def check_room(config: DecodeConfig, policy: Policy, prompts: list[Prompt], ids:
     """
     longest = config.max_completion_length
     for prompt, row in zip(prompts, ids, strict=True):
-        if policy.max_tokens is not None and len(row) + longest > policy.max_tokens:
+        if context is not None and len(row) + longest > context:
             raise UserError(
-                f"has {len(row)} tokens, and with {longest} of the reply that is more than the policy's context of {policy.max_tokens}. "
+                f"has {len(row)} tokens, and with {longest} of the reply that is more than the models' context of {context}. "
                 "Shorten the prompt or max_completion_length.",
                 where=f"prompt '{prompt.id}'",
             )
