@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import brentq, minimize
-from scipy.special import expit, logit
+from scipy.optimize import brentq, minimize, root
+from scipy.special import expit, logit, softmax
 from scipy.stats import rankdata
 
 from oracle.enumerated import PROMPTS, World, kl_to, make_world, share_of_optimum, trained
@@ -245,6 +246,31 @@ def ilql_policy(prompt: int, config: ILQLConfig) -> Floats:
 
     known = {row[:n]: step(row[:n]) for row in rows for n in range(len(row))}
     return np.array([sum(known[row[:n]][a] for n, a in enumerate(row)) for row in rows])
+
+
+def test_values_of_single_tokens_are_pulled_down_as_cql_says() -> None:
+    # One token a reply, each token once: Q of token a with share mu(a) and reward r(a) minimises
+    # sum mu (r - Q)^2 + alpha (log sum exp Q - sum mu Q), so 2 mu (Q - r) + alpha (softmax Q - mu) = 0. The policy is pi_ref
+    # e^(strength Q), normalised.
+    world = make_world(max_tokens=1)
+    size = len(world.space.replies)
+    rows = [
+        Judged(id=str(i), prompt=Prompt(id=str(p), text=PROMPTS[p]), replies=(world.space.replies[i], world.space.replies[(i + 1) % size]),
+               ratings=(1.0, 0.0))
+        for i in range(0, size, 2) for p in range(2)
+    ]  # fmt: skip
+    config = ILQLConfig(cql_coef=0.5, strength=1.5, target_share=0.2)
+    found = trained(world, config, batch_of=always(rows), steps=200)
+    often = np.bincount([j % size for i in range(0, size, 2) for j in (i, i + 1)]) / len(rows)
+    for p in range(2):
+        balance = partial(cql_balance, often=often, reward=world.reward[p], weight=0.5)
+        wanted = world.logp_ref[p] + 1.5 * root(balance, world.reward[p]).x
+        assert found.logp[p] == pytest.approx(wanted - np.logaddexp.reduce(wanted), abs=1e-2)
+
+
+def cql_balance(q: Floats, often: Floats, reward: Floats, weight: float) -> Floats:
+    """[R] gradient of the loss of one head."""
+    return 2 * often * (q - reward) + weight * (softmax(q) - often)
 
 
 SHARES = np.array([0.4, 0.3, 0.2, 0.1])

@@ -22,6 +22,12 @@ OPS = "tests/by_hand/test_ops.py"
 FUSED = "tests/by_hand/test_fused.py"
 LOGPROBS = "tests/by_hand/test_logprobs.py"
 ONLINE = "tests/by_hand/test_online_more.py"
+REINFORCED = "tests/by_hand/test_optimizer_reinforce.py"
+GRPO = "tests/by_hand/test_optimizer_grpo.py"
+P3O = "tests/by_hand/test_optimizer_p3o.py"
+GRADIENTS = "tests/oracle/test_policy_gradients.py"
+ONLINE_DPO = "tests/by_hand/test_optimizer_online_dpo.py"
+RAFT = "tests/by_hand/test_optimizer_raft.py"
 PPO = "tests/by_hand/test_optimizer_ppo.py"
 CONSTRAINED = "tests/by_hand/test_optimizer_constrained.py"
 ADVANTAGE = "tests/by_hand/test_optimizer_advantage_model_ppo.py"
@@ -185,6 +191,21 @@ _SAMPLING = (
     ("scored-at-another-temperature", "optimizers/experience.py", "parts.policy.logprobs(seq, config.temperature)", "parts.policy.logprobs(seq)", (ONLINE,)),
     ("reference-at-another-temperature", "optimizers/experience.py", "parts.reference.logprobs(seq, config.temperature)", "parts.reference.logprobs(seq)", (ONLINE,)),
     ("loss-at-another-temperature", "optimizers/whole_reply.py", "logprobs(e.sequences, config.temperature)", "logprobs(e.sequences)", (ONLINE,)),
+    ("even-chi2-only", "ops/kl.py", "log_ratio.exp() - 2 + (-log_ratio).exp()", "log_ratio.exp() - 1", (REINFORCED,)),
+    ("batch-mean-with-itself", "optimizers/reinforce.py", "(total - reward) / max(rows - 1, 1)", "total / rows + 0 * reward", (REINFORCED,)),
+    ("average-of-this-batch", "optimizers/reinforce.py", "torch.full_like(reward, self.average)", "torch.full_like(reward, total / rows)", (REINFORCED,)),
+    ("greedy-reply-without-its-penalty", "optimizers/remax.py", "baseline = baseline - cfg.beta", "baseline = baseline - 0 * cfg.beta", (REINFORCED,)),
+    ("k3-turned-round", "optimizers/whole_reply.py", "[config.kl_penalty](log_ratio)", "[config.kl_penalty](-log_ratio)", (REINFORCED,)),
+    ("one-clip-for-both-sides", "ops/policy_gradient.py", "1 + (clip if clip_high is None else clip_high)", "1 + clip", (GRPO,)),
+    ("population-deviation", "ops/policy_gradient.py", "grid.std(1, keepdim=True)", "grid.std(1, keepdim=True, correction=0)", (GRPO,)),
+    ("constant-is-the-mean", "optimizers/grpo.py", "(rows * self.config.max_completion_length)", "totals[1].item()", (GRPO,)),
+    ("sibling-ratio-forgotten", "ops/policy_gradient.py", "* ratio.detach().flip(1)", "", (P3O,)),
+    ("joint-clip-of-one-reply", "ops/policy_gradient.py", "(logp_old[:, 0] - logp_old[:, 1])", "logp_old[:, 0]", (P3O, GRADIENTS)),
+    ("the-worse-reply-is-chosen", "optimizers/online_dpo.py", "(judged[:, 1] > judged[:, 0])", "(judged[:, 1] < judged[:, 0])", (ONLINE_DPO,)),
+    ("ties-are-orders", "optimizers/online_dpo.py", " * experience.untied", "", (ONLINE_DPO,)),
+    ("share-rounded-down", "ops/selection.py", "math.ceil(share", "math.floor(share", (RAFT,)),
+    ("the-last-not-the-best", "optimizers/raft.py", "if score > self.best", "if True or score > self.best", (RAFT,)),
+    ("policy-distilled-into-itself", "optimizers/best_of_n_distill.py", "self.rollout = reference_rollout(parts)", "self.rollout = parts.rollout", (RAFT,)),
     ("rloo-ignores-the-reference", "optimizers/whole_reply.py", "return score - config.beta * gap\n", "return score\n", (ONLINE,)),
     ("importance-weight-forgotten", "optimizers/rloo.py", "totals[0].item()) * experience.importance", "totals[0].item())", (ONLINE,)),
     ("importance-weight-inverted", "optimizers/experience.py", "gap.exp().clamp(max", "(-gap).exp().clamp(max", (ONLINE,)),
@@ -462,6 +483,7 @@ _OFFLINE = (
     ("expectile-upside-down", "ops/action_values.py", "torch.where(error < 0, 1 - expectile, expectile)", "torch.where(error < 0, expectile, 1 - expectile)", (ACTION_VALUES,)),
     ("value-after-the-end", "ops/action_values.py", "torch.zeros_like(value[:, :1])], 1)", "value[:, -1:]], 1)", (ACTION_VALUES,)),
     ("greater-of-the-twins", "models/q_heads.py", "torch.stack(found).amin(0)", "torch.stack(found).amax(0)", (ACTION_VALUES,)),
+    ("unseen-tokens-raised", "optimizers/ilql.py", "+ cfg.cql_coef * low", "- cfg.cql_coef * low", (ACTION_VALUES,)),
     ("slow-copies-forgotten", "loop/state.py", "            b.copy_(state.tensors[", "            b.clone().copy_(state.tensors[", (CONTRACT + "::test_stopped_and_resumed_is_bit_identical[ilql]",)),
     ("offline-needs-reward-model", "pipeline/arm_config.py", 'if not optimizer.uses_reward and arm.reward.kind == "learned":', 'if arm.reward.kind == "none":', (FED,)),
     ("demonstrations-as-pairs", "pipeline/feed.py", "[judged(p) for p in pool] if pairs else", "[judged(p) for p in pool] if True else", (FED,)),
