@@ -30,7 +30,8 @@ def divergence(logp: Float[Tensor, "R V"], logp_base: Float[Tensor, "R V"]) -> F
     """KL(p || base) of each row, nats; tokens that p never takes count nothing."""
     taken = logp > -torch.inf
     gap = keep(logp, taken) - keep(logp_base, taken)
-    return (logp.exp() * gap).sum(1)
+    # never negative but for rounding
+    return (logp.exp() * gap).sum(1).clamp(min=0)
 
 
 def soft_value(logp: Float[Tensor, " n"], reward: Float[Tensor, " n"], strength: float) -> Float[Tensor, ""]:
