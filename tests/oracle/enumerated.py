@@ -28,7 +28,7 @@ from trueup.core.rng import Key
 from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import Sequences
 from trueup.decoding.rollout import Rollout
-from trueup.learn.table import Table
+from trueup.learn.table import Table as Columns
 from trueup.loop.config import LoopConfig
 from trueup.loop.train import train
 from trueup.models.loading import seeded
@@ -70,7 +70,8 @@ class World:
 
     def score(self, prompts: Sequence[Conversation], replies: Sequence[Reply]) -> list[float]:
         """What replies are worth, for a `ProgrammedReward`."""
-        return [float(self.reward[PROMPTS.index(str(p)), self.space.index()[r]]) for p, r in zip(prompts, replies, strict=True)]
+        place = self.space.index()
+        return [float(self.reward[PROMPTS.index(str(p)), place[r]]) for p, r in zip(prompts, replies, strict=True)]
 
     def best(self, beta: float) -> Floats:
         """[P, R] log-probability under the optimum of E r - beta KL."""
@@ -158,9 +159,9 @@ def trained(
     world: World,
     config: OptimizerConfig,
     *,
-    steps: int = 120,
+    steps: int = 150,
     rows: int = 512,
-    batch_of: Callable[[int], Table] | None = None,
+    batch_of: Callable[[int], Columns] | None = None,
     seed: int = 7,
     **loop: Any,
 ) -> Trained:
@@ -218,3 +219,60 @@ def every_sequence(policy: Policy, space: Space) -> Sequences:
         real = torch.tensor([False] * (width - len(ids)) + [True] * len(ids)).expand(len(replies), -1)
         rows.append(Sequences(tokens=torch.cat([front, replies], 1), prompt_mask=real, mask=mask))
     return Sequences.concat(rows)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A policy as a table, for following a learning rule without sampling: logits of every word after every prefix."""
+
+    world: World
+
+    @property
+    def prefixes(self) -> dict[tuple[int, ...], int]:
+        """Number of every prefix after which a word is drawn."""
+        found = {
+            tuple(row[:t].tolist()) for row, m in zip(self.world.space.tokens, self.world.space.mask, strict=True) for t in range(m.sum())
+        }
+        return {prefix: i for i, prefix in enumerate(sorted(found))}
+
+    def states(self) -> torch.Tensor:
+        """[R, T] number of the prefix before each token; 0 where there is no token."""
+        place, space = self.prefixes, self.world.space
+        return torch.tensor(
+            [
+                [place[tuple(row[:t].tolist())] if m[t] else 0 for t in range(len(row))]
+                for row, m in zip(space.tokens, space.mask, strict=True)
+            ]
+        )
+
+    def logp(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of every reply, [P, R], and of every word after every prefix, [P, S, V]; from logits [P, S, V], differentiable."""
+        words = logits.log_softmax(-1)
+        chosen = words[:, self.states(), torch.from_numpy(self.world.space.tokens)]
+        return (chosen * torch.from_numpy(self.world.space.mask)).sum(-1), words
+
+    def reference(self) -> torch.Tensor:
+        """[P, S, V] log-probability of every word after every prefix under the reference: sums over the replies that begin so."""
+        space, place = self.world.space, self.prefixes
+        total = torch.full((len(PROMPTS), len(place), len(space.words) + 1), -torch.inf, dtype=torch.float64)
+        for r, (row, m) in enumerate(zip(space.tokens, space.mask, strict=True)):
+            for t in range(int(m.sum())):
+                at = (slice(None), place[tuple(row[:t].tolist())], int(row[t]))
+                total[at] = torch.logaddexp(total[at], torch.from_numpy(self.world.logp_ref[:, r]))
+        return total.log_softmax(-1)
+
+    def followed(self, rule: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], steps: int = 3000) -> Floats:
+        """[P, R] where a learning rule ends that starts at the reference.
+
+        Args:
+            rule: from log-probabilities of replies and of words, a number whose gradient is the direction of learning.
+            steps: of Adam, with a learning rate that falls to 0.
+        """
+        logits = self.reference().clone().requires_grad_(True)
+        adam = torch.optim.Adam([logits], lr=0.05)
+        for i in range(steps):
+            adam.param_groups[0]["lr"] = 0.05 * (1 - i / steps)
+            adam.zero_grad()
+            (-rule(*self.logp(logits))).backward()
+            adam.step()
+        return self.logp(logits)[0].detach().numpy()

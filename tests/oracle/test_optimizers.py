@@ -12,13 +12,17 @@ import torch
 from tests.oracle.enumerated import PROMPTS, every_logp, kl_to, make_world, share_of_optimum, trained
 from trueup.data.tokens import decode_replies
 from trueup.optimizers.advantage_model_ppo import AdvantageModelPPOConfig
+from trueup.optimizers.grpo import GRPOConfig
+from trueup.optimizers.p3o import P3OConfig
 from trueup.optimizers.ppo import PPOConfig
 from trueup.optimizers.protocol import OnlineConfig
+from trueup.optimizers.reinforce import ReinforceConfig
+from trueup.optimizers.remax import RemaxConfig
 from trueup.optimizers.rloo import RLOOConfig
 from trueup.sandbox.exact import expectation, objective
 
 WORLD = make_world()
-BETAS = (0.5, 1.0, 2.0)
+BETAS = (0.7, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,14 @@ class Case:
 
 REGULARISED = {
     "rloo": Case(RLOOConfig, {"num_generations": 32}),
+    "rloo, k2 in the loss": Case(RLOOConfig, {"num_generations": 32, "kl_penalty": "k2"}),
+    "reinforce": Case(ReinforceConfig, {}),
+    "remax": Case(RemaxConfig, {"num_generations": 32}),
+    "grpo without deviation": Case(
+        GRPOConfig, {"num_generations": 32, "kl_penalty": "reward", "scale_rewards": "none", "loss_type": "dr_grpo"}, {"steps": 200}
+    ),
+    "p3o": Case(P3OConfig, {"num_generations": 32}),
+    "p3o, ratios apart": Case(P3OConfig, {"num_generations": 32, "clipping": "separate"}),
     "ppo": Case(PPOConfig, {"num_generations": 32, "lam": 1.0}),
     "advantage_model_ppo": Case(AdvantageModelPPOConfig, {"num_generations": 32, "lam": 1.0, "ptx_coef": 0.0}),
 }

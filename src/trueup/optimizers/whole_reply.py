@@ -83,8 +83,9 @@ def penalised_reward(samples: Samples, config: PenalisedConfig, add: Callable[[T
         return score - config.beta * gap
     if config.kl_penalty == "sqrt_chi2" and config.beta > 0:
         near = gap.clamp(-MOST_NATS, MOST_NATS)
-        total, rows = add(torch.stack([chi2_term(near).sum(), gap.new_tensor(float(len(gap)))]))
-        return score - config.beta * sqrt_chi2_penalty(near, total / rows)
+        plain, even, rows = add(torch.stack([near.expm1().sum(), chi2_term(near).sum(), gap.new_tensor(float(len(gap)))]))
+        # the even estimate has less noise near the reference, but misses replies that the policy no longer writes
+        return score - config.beta * sqrt_chi2_penalty(near, torch.maximum(plain, even) / rows)
     return score
 
 
