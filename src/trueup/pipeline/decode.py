@@ -131,7 +131,7 @@ def prompts_of(config: DecodeConfig, world: World | None, base: Path) -> list[Pr
         found = list(world.prompts(config.split))
     else:
         assert config.prompts is not None
-        found = read_prompts(resolve_path(config.prompts, base))
+        found = read_prompts(resolve_path(config.prompts, base), on_bad=config.on_bad)
     if not found:
         raise UserError("there is no prompt to answer.", where=config.prompts or f"world, split '{config.split}'")
     return found[: config.max_prompts]
@@ -145,7 +145,7 @@ def training_prompts(config: DecodeConfig, world: World | None, base: Path) -> l
     """
     named = None if config.fit_prefix is None else config.fit_prefix.prompts
     if named is not None:
-        return read_prompts(resolve_path(named, base))
+        return read_prompts(resolve_path(named, base), on_bad=config.on_bad)
     return [] if world is None else list(world.prompts("train"))
 
 

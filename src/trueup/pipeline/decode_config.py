@@ -69,6 +69,8 @@ class DecodeConfig(Config):
     """Existing token to pad with, where the policy's tokenizer has none."""
     prompts: str | None = None
     """File of prompts, relative to this file, or a hub data set; or give a world."""
+    on_bad: Literal["error", "skip"] = "error"
+    """What to do with rows of files of prompts that cannot be used, such as repeated ones: stop, or leave them out."""
     world: AnyWorld | None = None
     """Where prompts and, in a sandbox, the truth about replies come from."""
     split: Literal["train", "validation", "test"] = "test"
