@@ -244,7 +244,7 @@ def test_a_file_and_options_do_not_mix(folder: Path, tmp_path: Path, capfd: pyte
     twice = ["decode", "--policy", str(folder / "policy"), "--prompts", str(tmp_path / "twice.txt"), "--method", "greedy", "--json"]
     assert invoke([*twice, "--out", str(tmp_path / "twice")]) == 2
     assert "repeated prompt" in said(capfd)["error"]["message"]
-    assert invoke([*twice, "--out", str(tmp_path / "once"), "--set", "on_bad=skip"]) == 0
+    assert invoke([*twice, "--out", str(tmp_path / "once"), "--set", "on_bad=skip", "--set", "max_completion_length=4"]) == 0
     assert len(read_records(tmp_path / "once")) == 1
     (tmp_path / "empty.jsonl").write_text("")
     values = {"policy": str(folder / "policy"), "prompts": str(tmp_path / "empty.jsonl"), "arms": [{"name": "a", "decoding": "greedy"}]}
