@@ -12,18 +12,9 @@ from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMH
 from tests_support import WORDS, tiny_policy, tiny_reward
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
+from trueup.data.rendering import render_prompt
 from trueup.data.rows import Reply
-from trueup.data.tokens import (
-    check_tokenizer,
-    cut_left,
-    decode_replies,
-    encode_prompts,
-    encode_replies,
-    fit,
-    pack,
-    pad_rows,
-    render_prompt,
-)
+from trueup.data.tokens import check_tokenizer, cut_left, decode_replies, encode_prompts, encode_replies, fit, pack, pad_rows
 from trueup.models.loading import seeded
 from trueup.models.policy import LoraSettings, Policy, adapted, reference_of
 from trueup.models.reward import TrunkReward

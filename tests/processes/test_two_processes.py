@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from contract.test_learners import LEARNERS
-
-CHILD = Path(__file__).with_name("child.py")
+from processes.launch import launched
 
 
 def started(processes: int, out: Path) -> dict[str, Any]:
-    """What the child wrote; several processes meet on a free port of this machine."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(CHILD.parents[1])}
-    meeting = ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]
-    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), *meeting]
-    command = [sys.executable, *(torchrun if processes > 1 else []), str(CHILD), str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-4000:]
+    """What the child wrote."""
+    launched("child.py", processes, str(out))
     found: dict[str, Any] = json.loads(out.read_text())
     return found
 

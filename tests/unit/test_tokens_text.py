@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from trueup.core.errors import UserError
+from trueup.data.rendering import plain_text, render_prompt
 from trueup.data.rows import Message, Reply
 from trueup.data.tokens import (
     Sequences,
@@ -21,8 +22,6 @@ from trueup.data.tokens import (
     fit,
     load_tokenizer,
     pack,
-    plain_text,
-    render_prompt,
     same_tokenizer,
 )
 from trueup.models.tiny import tiny_tokenizer

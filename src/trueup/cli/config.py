@@ -13,9 +13,7 @@ from trueup.cli.output import Output
 
 def show(
     ctx: typer.Context,
-    kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="`run`, `compare`, `decode`, a kind of `trueup list`, or a dotted module.")
-    ],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="`run`, `compare`, `decode`, a kind of `trueup list`, or a dotted module.")],
     json: Json = False,
 ) -> None:
     """Print a complete, commented YAML with every setting, its bounds and its default."""

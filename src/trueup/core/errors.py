@@ -25,3 +25,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The sentence `` Did you mean 'x'?`` for the nearest known word, or nothing."""
     near = get_close_matches(word, list(known), n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error, without its full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

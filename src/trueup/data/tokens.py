@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from trueup.core.errors import UserError
+from trueup.core.errors import UserError, one_line
+from trueup.data.rendering import Rendering, render_prompt
 from trueup.data.rows import Conversation, Reply
 from trueup.learn.table import Table
 from trueup.ops.masking import last_valid
 
 Ids = list[int]
 Truncate = Literal["error", "left"]
-Rendering = Literal["template", "roles"]
-_ROLE_NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +104,7 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except Exception as error:  # a broken tokenizer.json raises a bare Exception from Rust
         raise UserError(
-            f"no tokenizer can be loaded ({_first_line(error)}). Give a folder with tokenizer.json or a hub name.", where=where
+            f"no tokenizer can be loaded ({one_line(error)}). Give a folder with tokenizer.json or a hub name.", where=where
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{type(tokenizer).__name__} has no tokenizer.json. Save the tokenizer as a fast one.", where=where)
@@ -132,44 +131,6 @@ def check_tokenizer(
         first = min(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
         tokenizer.pad_token = tokenizer.unk_token if stand_in else tokenizer.convert_ids_to_tokens(first)
     return tokenizer
-
-
-def render_prompt(tokenizer: PreTrainedTokenizerFast, conversation: Conversation, rendering: Rendering = "template") -> str:
-    """The text the policy is shown: plain prompts as they are, messages through the tokenizer's chat template.
-
-    Args:
-        tokenizer: the reader's.
-        conversation: text or turns.
-        rendering: ``template``, or ``roles`` to write ``Human: ...`` and ``Assistant: ...`` paragraphs where there is no chat template.
-
-    Raises:
-        UserError: messages, but no chat template and rendering is ``template``; or the template refuses them.
-    """
-    if isinstance(conversation, str):
-        return conversation
-    if tokenizer.chat_template is None:
-        if rendering == "roles":
-            return roles_text(conversation)
-        raise UserError(
-            "the prompt is a list of messages but the tokenizer has no chat template. Use a chat model's tokenizer, give plain text "
-            "prompts, or set `rendering: roles` to write turns as 'Human: ...' and 'Assistant: ...'."
-        )
-    try:
-        return str(tokenizer.apply_chat_template([dict(m) for m in conversation], tokenize=False, add_generation_prompt=True))
-    except Exception as error:  # jinja's own error types; a template may raise any text for messages it does not take
-        raise UserError(f"the tokenizer's chat template refuses these messages: {_first_line(error)}.") from error
-
-
-def roles_text(conversation: Conversation) -> str:
-    """Turns as ``Human: ...`` and ``Assistant: ...`` paragraphs, ending where the assistant is to speak; plain text as it is."""
-    if isinstance(conversation, str):
-        return conversation
-    return "\n\n".join([*(f"{_ROLE_NAMES.get(m['role'], m['role'])}: {m['content']}" for m in conversation), "Assistant:"])
-
-
-def plain_text(conversation: Conversation, reply: str) -> str:
-    """Prompt and reply as one text for readers without a chat template: a line each, or the turns with their roles."""
-    return f"{conversation}\n{reply}" if isinstance(conversation, str) else f"{roles_text(conversation)} {reply}"
 
 
 def encode_prompts(
@@ -310,7 +271,3 @@ def _front(tokenizer: PreTrainedTokenizerFast) -> Ids:
         if full[start : start + len(bare)] == bare:
             return full[:start]
     return []
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

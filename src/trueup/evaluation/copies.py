@@ -10,8 +10,8 @@ from pydantic import Field
 
 from trueup.core.config import Config
 from trueup.core.rng import Key
+from trueup.data.rendering import roles_text
 from trueup.data.rows import Conversation, Judged, Reply
-from trueup.data.tokens import roles_text
 from trueup.evaluation import perturbations as change
 from trueup.evaluation.paraphrase import paraphrase
 from trueup.evaluation.prompts import contrast_pairs, exchange_groups

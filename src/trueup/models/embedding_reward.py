@@ -13,14 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trueup.core.errors import UserError
+from trueup.core.errors import UserError, one_line
 from trueup.core.rng import Key
+from trueup.data.rendering import plain_text
 from trueup.data.rows import Conversation, Reply
-from trueup.data.tokens import plain_text
 from trueup.learn.table import Table
 from trueup.models.embeddings import Embedder, same_embedder
 from trueup.models.heads import fresh_head
-from trueup.models.loading import one_line, seeded
+from trueup.models.loading import seeded
 
 Features = Literal["reply", "joined", "both"]
 SETTINGS, WEIGHTS = "reward.json", "head.safetensors"

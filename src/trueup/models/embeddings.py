@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from trueup.core.errors import UserError
+from trueup.core.errors import UserError, one_line
 from trueup.models.embedding_cache import CachedEmbedder
-from trueup.models.loading import check_folder, load_weights, one_line, without_dropout
+from trueup.models.loading import check_folder, load_weights, without_dropout
 from trueup.store.files import file_sha256
 
 Vectors = NDArray[np.float32]

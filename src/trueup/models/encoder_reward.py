@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from trueup.core.errors import UserError
+from trueup.data.rendering import roles_text
 from trueup.data.rows import Conversation, Reply
-from trueup.data.tokens import pad_rows, roles_text
+from trueup.data.tokens import pad_rows
 from trueup.learn.table import Table
 from trueup.models.heads import last_linear
 from trueup.models.loading import quiet, without_dropout

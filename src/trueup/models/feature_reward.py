@@ -21,14 +21,13 @@ from safetensors.torch import load_file, save_file
 from scipy import sparse
 from torch import Tensor, nn
 
-from trueup.core.errors import UserError
+from trueup.core.errors import UserError, one_line
+from trueup.data.rendering import plain_text
 from trueup.data.rows import Conversation, Reply
-from trueup.data.tokens import plain_text
 from trueup.learn.table import Table
 from trueup.models.embedding_reward import SETTINGS, WEIGHTS
 from trueup.models.embeddings import Embedder, same_embedder
 from trueup.models.heads import given_head
-from trueup.models.loading import one_line
 from trueup.models.style import STYLE, style_of
 from trueup.models.word_features import Words, learn_words
 from trueup.stats.bootstrap import Array

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from trueup.core.errors import UserError
+from trueup.core.errors import UserError, one_line
 from trueup.core.rng import Key
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
@@ -151,8 +151,3 @@ def recompute_activations(model: Any) -> None:
         warnings.simplefilter("ignore", FutureWarning)  # transformers is giving the method another name, which older versions lack
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
-
-
-def one_line(error: Exception) -> str:
-    """The first line of an error, without its full stop."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -51,7 +51,7 @@ class QModel(nn.Module):
         """Values at reply tokens, in the order of ``sequences.mask``; differentiable but for the slow ones."""
         states = self.value.states(sequences)[sequences.mask]
         q = torch.stack([head(states) for head in self.heads]).float()
-        v = self.value.head(states)[:, 0].float()
+        v = self.value.head(states)[:, 0].float().clone()  # no view: see `ValueModel.forward`
         return QValues(q, self._slow_values(states.detach()), v)
 
     @torch.no_grad()

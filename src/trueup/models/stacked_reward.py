@@ -12,14 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trueup.core.errors import UserError
+from trueup.core.errors import UserError, one_line
 from trueup.data.rows import Conversation, Reply
 from trueup.learn.table import Table
 from trueup.models.embedding_reward import SETTINGS, WEIGHTS, EmbeddingReward, load_embedding_reward
 from trueup.models.embeddings import Embedder
 from trueup.models.feature_reward import FeatureReward, load_feature_reward
 from trueup.models.heads import given_head
-from trueup.models.loading import one_line
 from trueup.stats.bootstrap import Array
 
 TextReward = EmbeddingReward | FeatureReward

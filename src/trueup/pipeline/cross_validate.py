@@ -10,9 +10,9 @@ import numpy as np
 
 from trueup.core.rng import Key
 from trueup.data.preferences import load_preferences
+from trueup.data.rendering import plain_text
 from trueup.data.rows import Preference, Reply
 from trueup.data.splits import folds, groups_of, rest_of
-from trueup.data.tokens import plain_text
 from trueup.models.embeddings import Embedder
 from trueup.pipeline.config import CrossValidateConfig, PreferenceFileConfig, resolve_path
 from trueup.pipeline.context import Context

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
+from trueup.data.rendering import plain_text
 from trueup.data.rows import Conversation, Judged, Reply
-from trueup.data.tokens import plain_text
 from trueup.evaluation.copies import Copy, ProbeSettings, copies, sample
 from trueup.evaluation.perturbations import appended
 from trueup.evaluation.suffix_search import search

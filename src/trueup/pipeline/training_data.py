@@ -12,9 +12,9 @@ from torch import nn
 
 from trueup.core.errors import UserError
 from trueup.core.rng import Key, epoch_rows
+from trueup.data.rendering import plain_text
 from trueup.data.rows import Conversation, Judged
 from trueup.data.splits import folds, groups_of, rest_of
-from trueup.data.tokens import plain_text
 from trueup.learn.table import Examples
 from trueup.loop.train import train
 from trueup.models.embedding_reward import EmbeddingReward, new_embedding_reward

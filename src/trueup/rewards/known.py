@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from trueup.core.errors import UserError
+from trueup.data.rendering import plain_text
 from trueup.data.rows import Conversation
-from trueup.data.tokens import plain_text
 from trueup.data.turns import prompt_id
 
 T = TypeVar("T")
