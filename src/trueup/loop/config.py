@@ -35,6 +35,8 @@ class LoopConfig(Config):
     """Rows of experience an optimizer step sees, over all processes; all of them if left out."""
     micro_rows: int | None = Field(default=None, ge=1)
     """Rows a backward pass sees in one process, of like lengths; changes memory, never results; all of them if left out."""
+    shard: bool = False
+    """Split weights, gradients and optimizer slots over processes while they are updated; changes memory, never results."""
 
 
 def learning_rate_at(config: LoopConfig, step: int, steps: int) -> float:

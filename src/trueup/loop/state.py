@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trueup.core.errors import UserError
+from trueup.loop.sharding import gathered, placed_like
 from trueup.store.atomic import atomic_folder
 
 
@@ -30,17 +31,24 @@ class TrainState:
 
 
 def capture(step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer, learner: dict[str, Any]) -> TrainState:
-    """A copy of the present state."""
+    """A copy of the present state, whole; where optimizer slots are split, every process must call it.
+
+    Args:
+        step: steps done.
+        modules: what learns, with whole weights.
+        optimizer: of its parameters, whole or split.
+        learner: the learner's own state.
+    """
     tensors = {f"weights/{m}/{n}": p.detach().cpu().clone() for m, module in modules.items() for n, p in trainable(module).items()}
     tensors |= {f"buffers/{m}/{n}": b.detach().cpu().clone() for m, module in modules.items() for n, b in _kept(module).items()}
     for i, p in enumerate(q for group in optimizer.param_groups for q in group["params"]):
         for slot, value in optimizer.state.get(p, {}).items():
-            tensors[f"optimizer/{i}/{slot}"] = value.detach().cpu().clone()
+            tensors[f"optimizer/{i}/{slot}"] = gathered(value.detach()).cpu().clone()
     return TrainState(step=step, tensors=tensors, learner=dict(learner))
 
 
 def restore(state: TrainState, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> None:
-    """Put a state back into the modules and the optimizer, exactly."""
+    """Put a state back into the modules, whole, and the optimizer, exactly; its slots are split where its parameters are."""
     for m, module in modules.items():
         for n, p in trainable(module).items():
             p.data.copy_(state.tensors[f"weights/{m}/{n}"])
@@ -49,7 +57,7 @@ def restore(state: TrainState, modules: Mapping[str, nn.Module], optimizer: Opti
     for i, p in enumerate(q for group in optimizer.param_groups for q in group["params"]):
         slots = {k.split("/")[2]: v for k, v in state.tensors.items() if k.startswith(f"optimizer/{i}/")}
         if slots:
-            optimizer.state[p] = {k: v.clone() if k == "step" else v.to(p.device).clone() for k, v in slots.items()}
+            optimizer.state[p] = {k: v.clone() if k == "step" else placed_like(v, p).clone() for k, v in slots.items()}
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -18,6 +18,7 @@ from trueup.core.rng import Key
 from trueup.learn.learner import Learner
 from trueup.learn.table import Mean, Measured, Table
 from trueup.loop.config import LoopConfig, learning_rate_at
+from trueup.loop.sharding import Shards, clip_gradients, is_split
 from trueup.loop.state import TrainState, capture, restore, trainable
 
 B = TypeVar("B", bound=Table)
@@ -35,7 +36,7 @@ class Step:
     experience: Table
     seconds: float
     snapshot: Callable[[], TrainState]
-    """Captures the state after this step."""
+    """Captures the state after this step; where weights are split over processes, every process must call it."""
 
 
 def train(
@@ -65,7 +66,10 @@ def train(
         UserError: the loss is not finite.
     """
     modules = prepare(learner.modules(), accelerator)
+    shards = Shards(modules if config.shard else {}, accelerator.device, accelerator.num_processes)
+    shards.split()
     parameters = [p for m in modules.values() for p in trainable(m).values()]
+    shards.gather()
     optimizer = _adamw(parameters, config)
     if start is not None:
         restore(start, modules, optimizer)
@@ -77,10 +81,12 @@ def train(
         with torch.no_grad():
             experience = learner.collect(_share(batch_of(index), accelerator), key / index)
         means: dict[str, Mean] = defaultdict(lambda: Mean(0.0, 0.0))
+        shards.split()
         for iteration in range(config.num_iterations):
             for rows in _minibatches(len(experience), config, key / index / iteration, accelerator):
                 _update(learner, experience if rows is None else experience.take(rows), config, parameters, optimizer, accelerator, means)
                 _check_finite(means, index)
+        shards.gather()
         metrics = _merge(means, accelerator)
         metrics["learning_rate"] = optimizer.param_groups[0]["lr"]
 
@@ -91,18 +97,20 @@ def train(
 
 
 def prepare(modules: Mapping[str, nn.Module], accelerator: Accelerator) -> dict[str, nn.Module]:
-    """Move modules to their device and precision. Gradients are summed by `_update`, so no module is wrapped."""
+    """Move modules to their device and precision. Gradients are summed by `_update`, or where weights are split: no module is wrapped."""
     return {name: accelerator.prepare_model(module, evaluation_mode=True) for name, module in modules.items()}
 
 
 def _adamw(parameters: list[nn.Parameter], config: LoopConfig) -> torch.optim.AdamW:
+    mixed = len({is_split(p) for p in parameters}) > 1  # one call of a kernel takes whole parameters or split ones
     return torch.optim.AdamW(
         parameters,
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
         weight_decay=config.weight_decay,
-        fused=True,
+        fused=None if mixed else True,
+        foreach=False if mixed else None,
     )
 
 
@@ -137,6 +145,8 @@ def _update(
     means: dict[str, Mean],
 ) -> None:
     """One optimizer step on one minibatch, in micro-batches that add up exactly."""
+    if any(is_split(p) for p in parameters):
+        _check_rows(minibatch, accelerator)
     totals = learner.totals(minibatch)
     if accelerator.num_processes > 1:
         totals = accelerator.reduce(totals.to(accelerator.device), "sum")
@@ -150,11 +160,21 @@ def _update(
             means[name] += mean
     means["loss"] += Mean(0.0, 1)
     if accelerator.num_processes > 1:
-        _sum_gradients(parameters, accelerator)
-    norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        _sum_gradients([p for p in parameters if not is_split(p)], accelerator)
+    norm = clip_gradients(parameters, config.max_grad_norm, lambda x: accelerator.reduce(x, "sum"))
     means["grad_norm"] += Mean(norm.item(), 1)
     if math.isfinite(means["loss"].total) and math.isfinite(norm.item()):
         optimizer.step()
+
+
+def _check_rows(minibatch: Table, accelerator: Accelerator) -> None:
+    """Processes gather split weights together, so each must make as many passes as the others."""
+    rows = accelerator.gather(torch.tensor([len(minibatch)], device=accelerator.device)).tolist()
+    if len(set(rows)) > 1:
+        raise UserError(
+            f"weights that are split over processes need as many rows in each, but a minibatch has {rows}. Set shard: false.",
+            where="loop.shard",
+        )
 
 
 def _micro_batches(minibatch: Table, size: int) -> Sequence[Tensor | None]:
@@ -169,6 +189,8 @@ def _micro_batches(minibatch: Table, size: int) -> Sequence[Tensor | None]:
 
 def _sum_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
     """Sum gradients over processes in one message: weights already carry the global counts, so a sum is the whole gradient."""
+    if not parameters:
+        return
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     flat = accelerator.reduce(flat, "sum")
     for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):

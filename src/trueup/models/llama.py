@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from trueup.data.tokens import Sequences
 from trueup.models.layout import CALL, Layout, Part, lay_out
@@ -50,7 +51,10 @@ def lean_trunk(model: Any) -> LlamaModel | None:
         and config.rope_parameters.get("partial_rotary_factor", 1.0) == 1.0
         and trunk.dtype != torch.float64  # here all is float32 or narrower
     )
-    whole = all(type(m) is nn.Linear for layer in trunk.layers for m in (layer.self_attn.q_proj, layer.self_attn.v_proj, layer.mlp.up_proj))
+    # weights that are split over processes are there only inside the call of their layer, whose class then is another
+    whole = all(type(layer) is LlamaDecoderLayer for layer in trunk.layers) and all(
+        type(m) is nn.Linear for layer in trunk.layers for m in (layer.self_attn.q_proj, layer.self_attn.v_proj, layer.mlp.up_proj)
+    )
     return trunk if plain and whole else None
 
 

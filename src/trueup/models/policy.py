@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaModel, PreTrainedModel, PreT
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.data.tokens import Sequences, load_tokenizer
+from trueup.learn.as_forward import as_forward
 from trueup.models.llama import lean_trunk, reply_states
 from trueup.models.loading import load_model_config, load_weights, quiet, recompute_activations, seeded, without_dropout
 from trueup.ops.logprobs import chosen_logprobs, head_logprobs
@@ -201,13 +202,13 @@ def reply_logprobs(model: Any, sequences: Sequences, temperature: float = 1.0, p
     if head is None:
         values = chosen_logprobs(reply_logits(model, sequences, precision), sequences.replies, sequences.mask, temperature)
         return F.pad(values, (0, mask.shape[1] - values.shape[1]))
-    if trunk is not None:
-        hidden = _predicting(trunk, sequences, precision)
-    else:
-        with autocast(sequences.tokens.device, precision):
-            states = base_of(model).base_model(**_inputs(sequences), use_cache=False).last_hidden_state
-        hidden = states[:, -sequences.mask.shape[1] :].to(torch.bfloat16 if precision == "bf16" else head.weight.dtype)
-    values = head_logprobs(hidden[sequences.mask], head.weight, sequences.replies[sequences.mask], temperature)
+    plain = head
+
+    def chosen() -> Tensor:
+        hidden = _predicting(trunk, sequences, precision) if trunk is not None else _states(model, sequences, precision)
+        return head_logprobs(hidden[sequences.mask], plain.weight, sequences.replies[sequences.mask], temperature)
+
+    values = as_forward(model, chosen)
     return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 
@@ -230,6 +231,15 @@ def _inputs(sequences: Sequences) -> dict[str, Tensor]:
         "attention_mask": sequences.attention()[:, :-1],
         "position_ids": sequences.positions()[:, :-1],
     }
+
+
+def _states(model: Any, sequences: Sequences, precision: Precision) -> Tensor:
+    """[B, T, W] as `_predicting`, from transformers' own pass, in the precision of the head's product."""
+    base = base_of(model)
+    with autocast(sequences.tokens.device, precision):
+        states = base.base_model(**_inputs(sequences), use_cache=False).last_hidden_state
+    width = sequences.mask.shape[1]
+    return states[:, -width:].to(torch.bfloat16 if precision == "bf16" else base.get_output_embeddings().weight.dtype)
 
 
 def _predicting(trunk: LlamaModel, sequences: Sequences, precision: Precision) -> Tensor:

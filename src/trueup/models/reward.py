@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +16,9 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
+from trueup.data.rendering import Rendering
 from trueup.data.rows import Conversation, Reply
 from trueup.data.tokens import (
-    Rendering,
     Sequences,
     cut_left,
     decode_replies,
@@ -28,6 +29,7 @@ from trueup.data.tokens import (
     pack,
     same_tokenizer,
 )
+from trueup.learn.as_forward import as_forward
 from trueup.learn.table import Table
 from trueup.models.embedding_reward import SETTINGS
 from trueup.models.encoder_reward import EncoderReward
@@ -144,6 +146,9 @@ class TrunkReward:
     def outputs(self, features: Table) -> Tensor:
         """[B, H] float32 outputs of the head at each row's last valid token."""
         assert isinstance(features, Sequences)
+        return as_forward(self.model, partial(self._outputs, features))
+
+    def _outputs(self, features: Sequences) -> Tensor:
         trunk, head = lean_trunk(self.model), self.head
         if trunk is not None:
             hidden = last_states(trunk, features, DTYPES[self.precision])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from trueup.core.errors import UserError
 from trueup.data.rows import Reply
 from trueup.data.segments import encoded_ends
 from trueup.data.tokens import Sequences
+from trueup.learn.as_forward import as_forward
 from trueup.models.llama import lean_trunk, reply_states
 from trueup.models.policy import DTYPES, autocast, base_of
 from trueup.models.reward import RewardModel, TrunkReward
@@ -27,6 +29,10 @@ def token_outputs(model: TrunkReward, sequences: Sequences) -> Tensor:
         model: a causal trunk with a head.
         sequences: from its `encode`.
     """
+    return as_forward(model.model, partial(_outputs, model, sequences))
+
+
+def _outputs(model: TrunkReward, sequences: Sequences) -> Tensor:
     trunk = lean_trunk(model.model)
     if trunk is not None:
         hidden = reply_states(trunk, sequences, DTYPES[model.precision]).replies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from trueup.core.errors import UserError
 from trueup.data.tokens import Sequences, same_tokenizer
+from trueup.learn.as_forward import as_forward
 from trueup.models.llama import lean_trunk, reply_states
 from trueup.models.loading import recompute_activations
 from trueup.models.policy import DTYPES, Policy, Precision, autocast, base_of, has_adapter, merged
@@ -34,14 +36,20 @@ class ValueModel(nn.Module):
 
     def forward(self, sequences: Sequences) -> Tensor:
         """[B, T] float32, the first of the `values`."""
-        return self.values(sequences)[..., 0]
+        return self._values(sequences)[..., 0].clone()  # a view would hide in-place changes from split weights
 
     def values(self, sequences: Sequences) -> Tensor:
         """[B, T, H] float32; position t sees the prompt and the reply's tokens before t. What stands in padding means nothing."""
-        return F.linear(self.states(sequences), self.head.weight, self.head.bias).float()
+        return as_forward(self, partial(self._values, sequences))
 
     def states(self, sequences: Sequences) -> Tensor:
         """[B, T, W] what the head reads, in its precision."""
+        return as_forward(self, partial(self._states, sequences))
+
+    def _values(self, sequences: Sequences) -> Tensor:
+        return F.linear(self._states(sequences), self.head.weight, self.head.bias).float()
+
+    def _states(self, sequences: Sequences) -> Tensor:
         before = Sequences(tokens=sequences.tokens[:, :-1], prompt_mask=sequences.prompt_mask, mask=sequences.mask[:, 1:])
         lean = lean_trunk(self.trunk)
         if lean is not None:

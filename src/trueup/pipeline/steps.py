@@ -72,8 +72,10 @@ def run_steps(
         context.tell(Event(kind="step", stage=name, arm=arm, step=taken, total=steps, metrics=step.metrics))
         if after is not None:
             after(step)
-        if main and (taken % every == 0 or taken == stop):
-            save_state(folder, step.snapshot())
+        if (main or loop.shard) and (taken % every == 0 or taken == stop):
+            state = step.snapshot()  # split slots are gathered from every process
+            if main:
+                save_state(folder, state)
         context.accelerator.wait_for_everyone()
 
 
