@@ -512,7 +512,7 @@ _CRITICS = (
 _DECODING = (
     ("siblings-see-each-other", "decoding/tree.py", "torch.eye(new, dtype", "torch.ones((new, new), dtype", (TREES,)),
     ("kept-nodes-by-column", "decoding/tree.py", "held.gather(2, prompt + nodes", "held.gather(2, nodes", (TREES,)),
-    ("nodes-placed-in-order", "decoding/tree.py", "self.length[:, None] + look.sum(2)", "self.length[:, None] + torch.arange(old, old + new)", (TREES,)),
+    ("nodes-placed-in-order", "decoding/tree.py", "self.length[:, None] + look.sum(2)", "self.length[:, None] + torch.arange(len(self.above[0]) - new, len(self.above[0]))", (TREES,)),
     ("end-read-by-who-may-not", "decoding/tree.py", "None if model.reads_eos else tokenizer.eos_token_id", "None", (TREES,)),
     ("another-candidate-kept", "decoding/tokenwise.py", ".long().argmax(1)[alive] + t", ".long().argmax(1)[alive] * 0 + t", (DECODED,)),
     ("divergence-the-other-way", "ops/tilt.py", "(logp.exp() * gap)", "(logp_base.exp() * gap)", (DECODED,)),

@@ -82,7 +82,7 @@ class TreeReader:
         self.memory = Memory([(y.keys.repeat_interleave(copies, 0), y.values.repeat_interleave(copies, 0)) for y in cache.layers])
         self.prompt = mask.repeat_interleave(copies, 0)
         self.length = attention.sum(1).repeat_interleave(copies)
-        self.paths: list[list[tuple[int, ...]]] = [[()] for _ in self.prompt]
+        self.above: list[list[int]] = [[] for _ in self.prompt]
         self.outputs = out.repeat_interleave(copies, 0)[:, None]
         return self.outputs[:, 0]
 
@@ -90,11 +90,10 @@ class TreeReader:
     def grow(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """Add nodes; see `TreeModel`."""
         rows, new = tokens.shape
-        old, above = len(self.paths[0]) - 1, parents.tolist()
-        before = [[paths[p + 1] for p in row] for paths, row in zip(self.paths, above, strict=True)]
-        for paths, row in zip(self.paths, before, strict=True):
-            paths += [(*path, old + i) for i, path in enumerate(row)]
-        nodes, look = (x.to(self.device) for x in _seen(before))
+        wanted = parents.tolist()
+        nodes, look = (x.to(self.device) for x in _seen(self.above, wanted))
+        for above, row in zip(self.above, wanted, strict=True):
+            above += row
         itself = torch.eye(new, dtype=torch.bool, device=self.device).expand(rows, -1, -1)
         mask = torch.cat([self.prompt[:, None].expand(-1, new, -1), look, itself], 2)[:, None]
         if self._added:
@@ -116,9 +115,9 @@ class TreeReader:
         self.prompt, self.length = self.prompt[rows], self.length[rows]
         kept = []
         for i, named in zip(rows.tolist(), nodes.tolist(), strict=True):
-            renamed = {node: place for place, node in enumerate(named)}
-            kept.append([(), *(tuple(renamed[n] for n in self.paths[i][node + 1]) for node in named)])
-        self.paths = kept
+            renamed = {PROMPT: PROMPT, **{node: place for place, node in enumerate(named)}}
+            kept.append([renamed[self.above[i][node]] for node in named])
+        self.above = kept
         if self.stops_before is not None:
             places = F.pad(nodes + 1, (1, 0))
             self.outputs = self.outputs[rows].gather(1, places[..., None].expand(-1, -1, self.outputs.shape[2]))
@@ -171,24 +170,38 @@ def _columns(held: Tensor, nodes: Tensor, prompt: int) -> Tensor:
     return torch.cat([held[:, :, :prompt], picked], 2)
 
 
-def _seen(paths: list[list[tuple[int, ...]]]) -> tuple[Tensor, Tensor]:
+def _seen(above: list[list[int]], wanted: list[list[int]]) -> tuple[Tensor, Tensor]:
     """What new nodes look at.
 
     Args:
-        paths: for each of R rows the ancestors of k nodes.
+        above: for each of R rows the parents of its nodes.
+        wanted: for each row the parents of k new nodes.
 
     Returns:
         [R, u] nodes that any of a row's new ones looks at, 0 in padding; [R, k, u] True where one does.
     """
-    unions = [sorted({n for path in set(row) for n in path}) for row in paths]
+    paths = [{parent: _path(row, parent) for parent in set(new)} for row, new in zip(above, wanted, strict=True)]
+    unions = [sorted({n for path in row.values() for n in path}) for row in paths]
     width = max(map(len, unions))
-    nodes, look = np.zeros((len(paths), width), dtype=np.int64), np.zeros((len(paths), len(paths[0]), width), dtype=np.bool_)
-    for i, (union, row) in enumerate(zip(unions, paths, strict=True)):
+    nodes, look = np.zeros((len(paths), width), dtype=np.int64), np.zeros((len(paths), len(wanted[0]), width), dtype=np.bool_)
+    for i, (union, row, new) in enumerate(zip(unions, paths, wanted, strict=True)):
         nodes[i, : len(union)] = union
-        for j, path in enumerate(row):
-            # a path is a part of the union, both in order; where they are equally long it is the whole
-            look[i, j, : len(union)] = True if len(path) == len(union) else np.isin(union, path)
+        if len(row) == 1:
+            look[i, :, : len(union)] = True
+            continue
+        place = {node: column for column, node in enumerate(union)}
+        for j, parent in enumerate(new):
+            look[i, j, [place[n] for n in row[parent]]] = True
     return torch.from_numpy(nodes), torch.from_numpy(look)
+
+
+def _path(above: list[int], node: int) -> list[int]:
+    """A node and its ancestors, from below; nothing for the prompt's end."""
+    found = []
+    while node != PROMPT:
+        found.append(node)
+        node = above[node]
+    return found
 
 
 def policy_tree(policy: Policy) -> TreeReader:
