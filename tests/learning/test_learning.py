@@ -20,14 +20,21 @@ from trueup.loop.train import train
 from trueup.models.policy import Policy
 from trueup.optimizers.a_lol import ALoLConfig
 from trueup.optimizers.advantage_model_ppo import AdvantageModelPPOConfig
+from trueup.optimizers.best_of_n_distill import BestOfNDistillConfig
 from trueup.optimizers.constrained import ConstrainedConfig
 from trueup.optimizers.dpo import DPOConfig
 from trueup.optimizers.experience import PromptBatch
+from trueup.optimizers.grpo import GRPOConfig
 from trueup.optimizers.ilql import ILQLConfig
 from trueup.optimizers.inclusive import InclusiveConfig
 from trueup.optimizers.ipo import IPOConfig
 from trueup.optimizers.kto import KTOConfig
+from trueup.optimizers.online_dpo import OnlineDPOConfig
+from trueup.optimizers.p3o import P3OConfig
 from trueup.optimizers.ppo import PPOConfig
+from trueup.optimizers.raft import RaftConfig
+from trueup.optimizers.reinforce import ReinforceConfig
+from trueup.optimizers.remax import RemaxConfig
 from trueup.optimizers.rloo import RLOOConfig
 from trueup.optimizers.sft import SFT
 from trueup.rewards.combine import WeightedSum
@@ -68,8 +75,14 @@ def asked(_: int) -> PromptBatch:
             30,
             {"learning_rate": 1e-2, "num_iterations": 3, "minibatch_rows": 32},
         ),
+        (ReinforceConfig(num_generations=8, max_completion_length=6, beta=0.0), 40, {"learning_rate": 1e-2}),
+        (RemaxConfig(num_generations=8, max_completion_length=6, beta=0.0), 40, {"learning_rate": 1e-2}),
+        (GRPOConfig(max_completion_length=6), 40, {"learning_rate": 1e-2, "num_iterations": 2}),
+        (P3OConfig(num_generations=8, max_completion_length=6, beta=0.0), 40, {"learning_rate": 1e-2}),
+        (RaftConfig(max_completion_length=6, accumulate=True), 40, {"learning_rate": 1e-2}),
+        (OnlineDPOConfig(max_completion_length=6), 60, {"learning_rate": 1e-2}),
     ],
-    ids=["rloo", "ppo", "advantage_model_ppo"],
+    ids=["rloo", "ppo", "advantage_model_ppo", "reinforce", "remax", "grpo", "p3o", "raft", "online_dpo"],
 )
 def test_policies_find_the_reward(config: Any, steps: int, loop: dict[str, Any]) -> None:
     parts = tiny_parts()
@@ -95,6 +108,22 @@ def test_constraints_hold_a_reward_where_it_is_useful() -> None:
     config = ConstrainedConfig(num_generations=8, max_completion_length=6, thresholds={"good": 0.5}, multiplier_lr=0.1, beta=0.1, lam=1.0)
     learn(config.build(parts), asked, 80, learning_rate=5e-3, lr_scheduler_type="cosine")
     assert abs(truth(parts.policy) - 0.5) < 0.1  # the standard error of 256 replies is 0.02
+
+
+def test_a_distilled_policy_scores_what_the_best_of_n_score() -> None:
+    parts = tiny_parts()
+    sampled = Rollout(parts.policy).sample([[6]], num_samples=64 * 32, max_tokens=6, key=Key(51))
+    found = torch.tensor(goodness(None, decode_replies(parts.policy.tokenizer, sampled.sequences.replies, sampled.sequences.mask)))
+    expected = found.view(64, 32).amax(1).mean().item()
+    learn(
+        BestOfNDistillConfig(num_generations=32, max_completion_length=6).build(parts),
+        asked,
+        120,
+        learning_rate=1e-2,
+        lr_scheduler_type="cosine",
+    )
+    assert expected > found.mean().item() + 0.2
+    assert abs(truth(parts.policy) - expected) < 0.06  # 64 maxima, and 256 samples of the policy
 
 
 def test_a_strong_kl_coefficient_keeps_the_policy_home() -> None:
