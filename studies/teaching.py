@@ -31,6 +31,7 @@ from trueup.core.rng import Key
 from trueup.data.rows import Preference
 from trueup.mismatch.features import features
 from trueup.mismatch.reward_model.gains import Compared, choose_comparisons, predicted_gains
+from trueup.mismatch.reward_model.learnable import learnable, word_counts
 from trueup.models.policy import load_policy
 from trueup.models.reward import load_reward
 from trueup.optimizers.protocol import OnlineConfig
@@ -51,7 +52,7 @@ REFERENCE_PROMPTS, REFERENCE_REPLIES, COMPARISONS = 120, 32, 500
 BETA = 0.2
 """KL coefficient of the policy runs: with a tenth of it every run is over-optimised, and its length decides."""
 BETAS = (0.1, BETA, 0.5)
-"""Tilts at which gains are predicted, standard deviations of the score a nat."""
+"""Tilts at which gains are predicted, standard deviations of the score a nat. What the card says is ``combined@0.5``, its default."""
 LIKINGS = ("length", "flattery", "politeness", "caution", "refusal")
 """Of a candidate's annotator, in units of gold; each is 0 in half of them."""
 HONEST_PAIRS = 1000
@@ -149,7 +150,8 @@ def predictions(seed: int, out: Path, members: list[int]) -> dict[str, list[floa
     rows, replies = [rows[int(i)] for i in order], [replies[int(i)] for i in order]
     shape = (len(prompts), REFERENCE_REPLIES)
     models = [LearnedReward(load_reward(folder / f"rm-{m:02d}" / "checkpoints" / "reward")) for m in members]
-    score = standardised(np.stack([m.raw([p.text for p in rows], replies).double().numpy().reshape(shape) for m in models]))
+    whole = standardised(np.stack([m.raw([p.text for p in rows], replies).double().numpy().reshape(shape) for m in models]))
+    score = learnable(whole, word_counts([r.text for r in replies]).reshape(*shape, -1))
     chosen = choose_comparisons(score, COMPARISONS, key / "choice", betas=BETAS)
     at = [(int(p), int(a), int(b)) for p, a, b in zip(chosen.prompt, chosen.first, chosen.second, strict=True)]
     text = np.array(replies, dtype=object).reshape(shape)
@@ -157,14 +159,15 @@ def predictions(seed: int, out: Path, members: list[int]) -> dict[str, list[floa
     compared = Compared(**vars(chosen), outcome=np.array(won))
     named = np.array([list(features(r.text).values()) for r in replies]).T.reshape(-1, *shape)
     gold = np.array([g.score for g in world.gold(rows, replies)]).reshape(shape)
-    found: dict[str, list[float]] = {"variance": within_variance(score).mean(1).tolist()}
-    order_of = np.array([[np.sign(m[p, a] - m[p, b]) for p, a, b in at] for m in score])
+    found: dict[str, list[float]] = {"variance": within_variance(whole).mean(1).tolist()}
+    order_of = np.array([[np.sign(m[p, a] - m[p, b]) for p, a, b in at] for m in whole])
     found["accuracy_on_comparisons"] = (0.5 + 0.5 * order_of * (2 * np.array(won) - 1)).mean(1).tolist()
     for beta in BETAS:
         weight = tilt(score, beta)
         gains = predicted_gains(weight, score, named, compared, key / "gains", draws=20)
         found |= {f"{method}@{beta:g}": gains.value[method].tolist() for method in gains.value}
         found[f"gold@{beta:g}"] = (weight * gold).sum(2).mean(1).tolist()
+        found[f"gold_whole@{beta:g}"] = (tilt(whole, beta) * gold).sum(2).mean(1).tolist()
     return found
 
 

@@ -129,6 +129,8 @@ _LEAN = (
     ("micro-batches-unsorted", "loop/train.py", "torch.stack(lengths).sum(0).argsort(stable=True) if lengths", "torch.arange(len(minibatch)) if lengths", ("tests/by_hand/test_micro_batches.py",)),
     ("trimmed-to-the-shortest", "data/tokens.py", "wide = max(int(self.mask.sum(1).max()), 1)", "wide = max(int(self.mask.sum(1).min()), 1)", ("tests/by_hand/test_tokens_more.py",)),
     ("nucleus-taken-for-the-policy", "optimizers/experience.py", "says_what_policy_says and config.top_p == 1", "says_what_policy_says", ("tests/by_hand/test_online_more.py",)),
+    ("learnable-across-prompts", "mismatch/reward_model/learnable.py", "return np.asarray((filled - mean)[:, here])", "return np.asarray(filled[:, here])", ("tests/by_hand/test_learnable.py",)),
+    ("learnable-without-penalty", "mismatch/reward_model/learnable.py", "return float(left.sum() / max(free - used, 1e-9) ** 2)", "return float(left.sum())", ("tests/by_hand/test_learnable.py",)),
     ("uneven-rows-taken-for-even", "models/layout.py", "return each if even else None", "return each or None", (LAYOUT,)),
     ("fused-silu-gradient", "ops/fused.py", "d_hidden.mul_(right), left, grad_input", "d_hidden.mul_(left), right, grad_input", (FUSED,)),
     ("fused-norm-gradient", "ops/fused.py", "return d_unit.addcmul_(unit, along, value=-1).mul_(inverse)", "return d_unit.mul_(inverse)", (FUSED,)),

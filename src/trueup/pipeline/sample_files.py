@@ -13,8 +13,8 @@ from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.data.source import read_rows
 from trueup.mismatch.reward_model.gains import BETA, choose_comparisons
+from trueup.mismatch.reward_model.predicted_gain import followed
 from trueup.mismatch.reward_model.samples import REFERENCE, REQUIRED, checked_comparisons, checked_samples, grid_of
-from trueup.stats.tilting import standardised
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -71,7 +71,7 @@ def pairs_to_label(samples: pd.DataFrame, budget: int, key: Key, beta: float = B
     grids = [grid_of(rows, REFERENCE) for _, rows in samples.groupby("model", sort=True)]
     if not grids or min(grids[0].shape) == 0 or grids[0].shape[1] < 2:
         raise UserError("there are no two samples of the reference to a prompt. Give --reference, or more --samples.", where="--ask")
-    chosen = choose_comparisons(np.stack([standardised(g.column("score")) for g in grids]), budget, key, betas=(beta,))
+    chosen = choose_comparisons(followed(grids), budget, key, betas=(beta,))
     first = grids[0]
     index = np.full(first.shape, -1)
     index[first.prompt, first.place] = np.arange(len(first.rows))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -9,12 +11,30 @@ from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import shown
 from trueup.mismatch.features import PREFIX
 from trueup.mismatch.reward_model.gains import predicted_gains
+from trueup.mismatch.reward_model.learnable import learnable, word_counts
 from trueup.mismatch.reward_model.question import Answer, Evidence, Question, unknown
-from trueup.mismatch.reward_model.samples import REFERENCE, compared_of, grid_of
+from trueup.mismatch.reward_model.samples import REFERENCE, Grid, compared_of, grid_of
+from trueup.stats.bootstrap import Array
 from trueup.stats.estimate import Estimate
 from trueup.stats.tilting import standardised, tilt
 
 MIN_COMPARISONS = 20
+
+
+def followed(grids: Sequence[Grid]) -> Array:
+    """[M, P, K] what of each model's score a policy can follow, in deviations of the score; all of it where no texts were kept.
+
+    Args:
+        grids: of the models, on the same replies.
+    """
+    score = np.stack([standardised(g.column("score")) for g in grids])
+    texts = grids[0].texts()
+    if texts is None:
+        return score
+    counts = word_counts([text for row in texts for text in row]).reshape(*grids[0].shape, -1)
+    found = learnable(score, counts)
+    # a score that words do not explain at all is taken as it is
+    return np.where(np.nanmax(np.abs(found), axis=(1, 2), keepdims=True) > 0, found, score)
 
 
 def pooled_gains(
@@ -39,7 +59,7 @@ def pooled_gains(
     grids = {str(name): grid_of(rows, REFERENCE) for name, rows in samples.groupby("model", sort=True)}
     first = next(iter(grids.values()))
     compared = compared_of(comparisons, first, REFERENCE) if min(first.shape) else None
-    score = np.stack([standardised(g.column("score")) for g in grids.values()])
+    score = followed(list(grids.values()))
     if compared is None or len(compared.outcome) < MIN_COMPARISONS or not (np.nanstd(score, axis=2) > 0).any():
         return {}
     features = [np.nan_to_num(v) for v in first.columns(PREFIX).values()]
@@ -72,7 +92,8 @@ QUESTION = Question(
     name="predicted_gain",
     title="Predicted gain",
     ask="Will optimising it make replies better, as far as comparisons can say?",
-    lede="Win rate against the reference, less one half, of the reference tilted towards the score. Counted: from the pairs alone. "
+    lede="Win rate against the reference, less one half, of the reference tilted towards the score, or towards that part of it which the "
+    "words of a reply explain, where texts are known: a policy can follow no other. Counted: from the pairs alone. "
     "Modelled: by a utility that is fitted to the comparisons on the scores of all models and named features. Robust: modelled, and "
     "corrected by the pairs, as is the difference to the first model. Gain: with what of that correction is no noise; order models by it.",
     answer=answer,

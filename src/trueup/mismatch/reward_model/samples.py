@@ -72,6 +72,15 @@ class Grid:
         found[self.prompt, self.place] = self.rows[name].to_numpy(dtype=float)
         return found
 
+    def texts(self) -> list[list[str]] | None:
+        """[P][K] the replies, empty where there is none; None where texts were not kept."""
+        if "reply" not in self.rows or self.rows["reply"].isna().any():
+            return None
+        found = [[""] * self.shape[1] for _ in self.prompts]
+        for p, k, text in zip(self.prompt, self.place, self.rows["reply"], strict=True):
+            found[p][k] = str(text)
+        return found
+
     def columns(self, prefix: str) -> dict[str, Array]:
         """All columns whose names begin so and hold any value."""
         names = [str(c) for c in self.rows.columns if str(c).startswith(prefix) and self.rows[c].notna().any()]
