@@ -27,12 +27,32 @@ from contract import test_learners as contract
 from tests_support import Numbers, parameters, tiny_parts
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
+from trueup.decoding.rollout import Rollout
 from trueup.loop.config import LoopConfig
 from trueup.loop.sharding import clip_gradients
 from trueup.loop.state import TrainState, load_state, save_state
 from trueup.loop.train import _check_rows, train
+from trueup.models.loading import recompute_activations
+from trueup.models.policy import LoraSettings, Policy, adapted, reference_of
+from trueup.optimizers.ppo import PPOConfig
+from trueup.optimizers.protocol import Parts
 
 ROWS, STEPS, HALF = 8, 4, 2
+
+
+def adapted_parts() -> Parts:
+    """An adapter on frozen weights, with activations computed again; it does not start as the identity."""
+    whole = tests_support.tiny_parts()
+    policy = Policy(adapted(whole.policy.model, LoraSettings(rank=2)), whole.policy.tokenizer)
+    with torch.no_grad():
+        for name, p in policy.model.named_parameters():
+            if "lora_B" in name:
+                p.add_(0.05)
+    recompute_activations(policy.model)
+    return replace(whole, policy=policy, reference=reference_of(policy), rollout=Rollout(policy))
+
+
+CASES = {**contract.LEARNERS, "adapter": contract.Case(lambda: PPOConfig(**contract.ONLINE).build(adapted_parts()), contract.prompts)}
 
 
 @dataclass
@@ -66,7 +86,7 @@ def built(name: str, accelerator: Accelerator) -> tuple[Any, Seen]:
     with ExitStack() as stack:
         for module in (contract, tests_support):
             stack.enter_context(patch.object(module, "tiny_parts", lambda *a, **k: replace(tiny_parts(*a, **k), sum_over_processes=add)))
-        learner = contract.LEARNERS[name].build()
+        learner = CASES[name].build()
     seen, loss = Seen(), learner.loss
 
     def looked(experience: Any, weight: torch.Tensor) -> Any:
@@ -80,7 +100,7 @@ def built(name: str, accelerator: Accelerator) -> tuple[Any, Seen]:
 def steps(name: str, learner: Any, accelerator: Accelerator, *, shard: bool = True, **between: Any) -> Any:
     """The loop; steps in proportion to gradients, some clipped, in micro-batches. ``between`` are `train`'s ``start`` and ``stop``."""
     config = LoopConfig(learning_rate=3e-3, adam_epsilon=1e-2, num_iterations=2, micro_rows=3, max_grad_norm=0.05, shard=shard)
-    data = contract.LEARNERS[name].data
+    data = CASES[name].data
     return train(learner, lambda i: data(ROWS, Key(i)), steps=STEPS, config=config, key=Key(7), accelerator=accelerator, **between)
 
 

@@ -18,8 +18,8 @@ from trueup.loop.sharding import Shards, _layers
 from trueup.loop.state import load_state
 from trueup.models.policy import load_policy
 
-NAMES = ("sft", "pairs", "rloo", "ppo", "ilql", "values")
-"""A policy, a reward model, one that samples, two modules at once, buffers, outputs at every token."""
+NAMES = ("sft", "pairs", "rloo", "ppo", "ilql", "values", "adapter")
+"""A policy, a reward model, one that samples, two modules at once, buffers, outputs at every token, frozen weights."""
 
 
 @dataclass

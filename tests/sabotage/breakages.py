@@ -36,6 +36,7 @@ TOKENS = "tests/by_hand/test_tokens_more.py"
 LAYOUT = "tests/by_hand/test_layout.py"
 REALIGN = "tests/by_hand/test_realign_more.py"
 LOOP = "tests/by_hand/test_loop_more.py"
+SHARDED = "tests/processes/test_sharded.py"
 LOOP_AND_LEARN = "tests/by_hand/test_loop_and_learn.py"
 OBJECTIVES = "tests/by_hand/test_objectives.py"
 LEARNER = "tests/by_hand/test_reward_learner.py"
@@ -563,7 +564,15 @@ _OFFLINE = (
     ("demonstrations-as-pairs", "pipeline/feed.py", "[judged(p) for p in pool] if pairs else", "[judged(p) for p in pool] if True else", (FED,)),
 )  # fmt: skip
 
+_SHARDING = (
+    ("split-gradients-averaged", "loop/sharding.py", "set_gradient_divide_factor(1.0)", "set_gradient_divide_factor(2.0)", (SHARDED,)),
+    ("whole-weights-not-taken-over", "loop/sharding.py", "p.copy_(placed_like(own[name].detach(), p))", "p.detach()", (SHARDED,)),
+    ("norm-of-own-shard", "loop/sharding.py", "add(nn.utils.get_total_norm(split).square())", "nn.utils.get_total_norm(split).square()", (SHARDED,)),
+    ("slots-of-one-process-saved", "loop/state.py", "gathered(value.detach())", "getattr(value, '_local_tensor', value).detach()", (SHARDED,)),
+)  # fmt: skip
+
 _ALL = (
+    *_SHARDING,
     *_OFFLINE,
     *_DECODING,
     *_CRITICS,

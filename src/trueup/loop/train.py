@@ -86,6 +86,8 @@ def train(
             for rows in _minibatches(len(experience), config, key / index / iteration, accelerator):
                 _update(learner, experience if rows is None else experience.take(rows), config, parameters, optimizer, accelerator, means)
                 _check_finite(means, index)
+        if shards:
+            optimizer.zero_grad(set_to_none=True)  # whole weights need the memory
         shards.gather()
         metrics = _merge(means, accelerator)
         metrics["learning_rate"] = optimizer.param_groups[0]["lr"]
