@@ -119,6 +119,7 @@ def test_the_reference_is_sampled_and_its_best_imitated() -> None:
         torch.testing.assert_close(before.mean_score, same.score.view(3, 4).mean(1))
         for p in parts.policy.model.parameters():
             p.add_(torch.randn(p.shape, generator=generator) * 0.5)
+        parts.rollout.refresh()
         after = learner.collect(ASKED, Key(3))
         assert rows(after) == rows(before)
         logp = parts.policy.logprobs(after.sequences)
