@@ -192,9 +192,11 @@ def check_trueup(words: list[str]) -> None:
         context = command.make_context(name, list(rest), parent=context)
     config = context.params.get("config")
     if config is not None and config.name != "mine.yaml":
+        from trueup.pipeline.compare_config import CompareConfig
         from trueup.pipeline.config import RunConfig
 
-        load_config(ROOT / config, RunConfig, context.params["overrides"] or ())
+        schema: Any = CompareConfig if context.info_name == "compare" else RunConfig
+        load_config(ROOT / config, schema, context.params["overrides"] or ())
     if context.info_name == "show":
         from trueup.cli.config import configuration
 
