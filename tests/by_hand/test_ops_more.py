@@ -96,12 +96,13 @@ def test_double_precision_stays_double() -> None:
 
 
 def test_heads_multiply_in_the_precision_asked_for() -> None:
-    # a norm of (1, 1) is (1, 1); bfloat16 knows nothing between 1 and 1 + 2^-7, so 1.003 becomes 1 there
-    x, one, zero = torch.ones(1, 2), torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
+    # a norm of (1, 1) is (1, 1); bfloat16 knows nothing between 1 and 1 + 2^-7, so 1.003 becomes 1 there, and the product of two such
+    # weights, 1.006, which is rounded once, becomes 1 + 2^-7
+    x, still = torch.ones(1, 2), torch.ones(1, 1, 1, dtype=torch.complex64)
     weights = torch.eye(2) * 1.003
-    for norm in (torch.ones(2), torch.full((2,), 1.003)):
-        for dtype, expected in ((torch.bfloat16, 1.0), (torch.float32, 1.003 * norm[0].item())):
-            for out in project_heads(x, NormWeight(norm, 0.0), weights, weights, weights, one, zero, dtype):
+    for norm, narrow in ((torch.ones(2), 1.0), (torch.full((2,), 1.003), 1 + 2**-7)):
+        for dtype, expected in ((torch.bfloat16, narrow), (torch.float32, 1.003 * norm[0].item())):
+            for out in project_heads(x, NormWeight(norm, 0.0), weights, weights, weights, still, dtype):
                 assert out.dtype == torch.float32
                 torch.testing.assert_close(out, torch.full((1, 2), expected), rtol=0, atol=1e-6)
 

@@ -62,7 +62,7 @@ def test_constrained_policies_rest_at_the_tilt_that_meets_the_threshold(world: W
     found = trained(world, config, steps=200, rows=128, learning_rate=5e-3)
     reached = float(expectation(found.logp, world.reward).mean())
     assert abs(reached - theta) < 0.05
-    assert kl_to(found.logp, world.best(1 / lam)) < 0.01
+    assert kl_to(found.logp, world.best(1 / lam)) < 0.02  # a tenth of how far the reference is, below
     # and it is not just any policy with that mean: the reference is far
     assert kl_to(world.best(1 / lam), world.logp_ref) > 0.2
     nu = found.learner.multipliers()["r"]

@@ -87,9 +87,11 @@ def test_settings_for_programs() -> None:
 GIVEN: dict[str, dict[str, Any]] = {
     "rewards/sum": {"parts": [{"reward": "learned"}]},
     "rewards/product": {"parts": [{"reward": "sigmoid"}]},
+    "rewards/principles": {"principles": ["Be brief."]},
+    "optimizers/constrained": {"thresholds": {"quality": 0.5}},
     "rewards/rules": {"rules": [{"name": "polite", "expression": "please"}]},
 }
-"""Values of lists that may not be left out."""
+"""Values of lists and tables that may not be left out."""
 
 
 @pytest.mark.parametrize("kind", ["run", *KINDS])
