@@ -210,7 +210,7 @@ _SAMPLING = (
     ("the-last-not-the-best", "optimizers/raft.py", "if score > self.best", "if True or score > self.best", (RAFT,)),
     ("policy-distilled-into-itself", "optimizers/best_of_n_distill.py", "self.rollout = reference_rollout(parts)", "self.rollout = parts.rollout", (RAFT,)),
     ("rloo-ignores-the-reference", "optimizers/whole_reply.py", "return score - config.beta * gap\n", "return score\n", (ONLINE,)),
-    ("importance-weight-forgotten", "optimizers/rloo.py", "totals[0].item()) * experience.importance", "totals[0].item())", (ONLINE,)),
+    ("importance-weight-forgotten", "optimizers/whole_reply.py", "totals[0].item()) * experience.importance", "totals[0].item())", (ONLINE,)),
     ("importance-weight-inverted", "optimizers/experience.py", "gap.exp().clamp(max", "(-gap).exp().clamp(max", (ONLINE,)),
     ("ending-is-punished", "optimizers/experience.py", "(~samples.finished).float()", "samples.finished.float()", (ONLINE,)),
     ("prompts-and-replies-crossed", "optimizers/experience.py", "(p for p in batch.prompt for _ in range(k))", "(p for _ in range(k) for p in batch.prompt)", (ONLINE,)),

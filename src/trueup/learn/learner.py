@@ -43,3 +43,14 @@ class Learner(Protocol[B, E]):
     def loss(self, experience: E, weight: Tensor) -> Loss:
         """The weighted sum of per-element losses, differentiable, and mergeable metrics."""
         ...
+
+
+class Stateless:
+    """What a learner inherits that keeps nothing between steps but its weights."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing beside weights."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing beside weights."""

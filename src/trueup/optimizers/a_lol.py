@@ -12,7 +12,7 @@ Deviations:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -22,6 +22,7 @@ from trueup.core.rng import Key
 from trueup.data.rows import Judged
 from trueup.data.tokens import Sequences, decode_replies, encode_prompts
 from trueup.decoding.rollout import Rollout
+from trueup.learn.learner import Stateless
 from trueup.learn.table import Examples, Loss, Table
 from trueup.models.policy import policy_of
 from trueup.ops.masking import mean_of, sequence_sum, weighted_sum
@@ -67,7 +68,7 @@ class ALoLExperience(Table):
     """[B] mean score of the reference's own replies."""
 
 
-class ALoL:
+class ALoL(Stateless):
     """Imitates given replies by how far they beat the reference's own."""
 
     def __init__(self, config: ALoLConfig, parts: Parts) -> None:
@@ -77,13 +78,6 @@ class ALoL:
     def modules(self) -> dict[str, nn.Module]:
         """The policy."""
         return {"policy": self.parts.policy.model}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing beside weights."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing beside weights."""
 
     def collect(self, batch: Examples[Judged], key: Key) -> ALoLExperience:
         """Score the replies of the data and those that the reference writes now."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from trueup.core.rng import Key
 from trueup.data.tokens import Sequences, decode_replies
 from trueup.decoding.rollout import Rollout
+from trueup.learn.learner import Stateless
 from trueup.learn.table import Loss, Table
 from trueup.models.policy import Policy
 from trueup.ops.masking import mean_of, sequence_sum, weighted_sum
@@ -70,7 +71,7 @@ class BestOfNDistillExperience(Table):
     """[B]"""
 
 
-class BestOfNDistill:
+class BestOfNDistill(Stateless):
     """Samples the reference, imitates the best."""
 
     def __init__(self, config: BestOfNDistillConfig, parts: Parts) -> None:
@@ -80,13 +81,6 @@ class BestOfNDistill:
     def modules(self) -> dict[str, nn.Module]:
         """The policy."""
         return {"policy": self.parts.policy.model}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing beside weights: the reference does not move."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing beside weights."""
 
     def collect(self, batch: PromptBatch, key: Key) -> BestOfNDistillExperience:
         """Sample the reference, score, keep the best."""

@@ -11,13 +11,14 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from trueup.core.rng import Key
+from trueup.learn.learner import Stateless
 from trueup.learn.table import Loss
 from trueup.ops.masking import keep, mean_of, weighted_sum
 from trueup.ops.policy_gradient import clipped_surrogate, group_standardised
@@ -66,7 +67,7 @@ class GRPOConfig(PenalisedConfig):
         return GRPO(self, parts)
 
 
-class GRPO:
+class GRPO(Stateless):
     """Samples K replies a prompt and pushes every token of each by how far it stands from the group's mean."""
 
     def __init__(self, config: GRPOConfig, parts: Parts) -> None:
@@ -75,13 +76,6 @@ class GRPO:
     def modules(self) -> dict[str, nn.Module]:
         """The policy."""
         return {"policy": self.parts.policy.model}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing beside weights."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing beside weights."""
 
     def collect(self, batch: PromptBatch, key: Key) -> WholeReplies:
         """Sample, score, compare within prompts."""

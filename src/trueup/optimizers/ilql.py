@@ -13,7 +13,7 @@ Deviations:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from trueup.core.rng import Key
 from trueup.data.rows import Judged
 from trueup.data.tokens import Sequences
+from trueup.learn.learner import Stateless
 from trueup.learn.table import Examples, Loss, Mean, Table
 from trueup.models.q_heads import QModel, QValues, q_from_policy
 from trueup.ops.action_values import expectile_loss, step_target, tilted_logprobs
@@ -64,7 +65,7 @@ class ILQLExperience(Table):
     """[B, 2, T] where it falls."""
 
 
-class ILQL:
+class ILQL(Stateless):
     """Learns values of tokens, and moves the policy towards the reference tilted by them."""
 
     def __init__(self, config: ILQLConfig, parts: Parts, values: QModel) -> None:
@@ -73,13 +74,6 @@ class ILQL:
     def modules(self) -> dict[str, nn.Module]:
         """The policy and the values."""
         return {"policy": self.parts.policy.model, "values": self.values}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing beside weights and the slow copies, which are buffers."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing beside weights."""
 
     def collect(self, batch: Examples[Judged], key: Key) -> ILQLExperience:
         """Encode and score the data; the slow copies take a step."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,6 +21,7 @@ from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.data.rows import Judged
 from trueup.data.tokens import Sequences
+from trueup.learn.learner import Stateless
 from trueup.learn.table import Examples, Loss, Table
 from trueup.ops.masking import mean_of, weighted_sum
 from trueup.ops.preference import kto_loss
@@ -61,7 +62,7 @@ class KTOExperience(Table):
     """[B, 2] nats."""
 
 
-class KTO:
+class KTO(Stateless):
     """Raises chosen replies and lowers rejected ones, each as far as it is from saturation."""
 
     def __init__(self, config: KTOConfig, parts: Parts) -> None:
@@ -70,13 +71,6 @@ class KTO:
     def modules(self) -> dict[str, nn.Module]:
         """The policy."""
         return {"policy": self.parts.policy.model}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing beside weights."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing beside weights."""
 
     def collect(self, batch: Examples[Judged], key: Key) -> KTOExperience:
         """Encode the pairs and their mismatches; ask the reference once.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.data.rows import Conversation, Judged, Reply
 from trueup.data.tokens import Sequences, encode_prompts, encode_replies, fit, pack
+from trueup.learn.learner import Stateless
 from trueup.learn.table import Examples, Loss, Mean, Table
 from trueup.models.policy import Policy, Reference
 from trueup.ops.masking import mean_of, sequence_sum, weighted_sum
@@ -59,7 +60,7 @@ class PairConfig(OfflineConfig):
         """
 
 
-class PairLearner:
+class PairLearner(Stateless):
     """Raises or lowers both replies of a pair as the configuration's loss says."""
 
     def __init__(self, config: PairConfig, parts: Parts) -> None:
@@ -68,13 +69,6 @@ class PairLearner:
     def modules(self) -> dict[str, nn.Module]:
         """The policy."""
         return {"policy": self.parts.policy.model}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing beside weights."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing beside weights."""
 
     def collect(self, batch: Examples[Judged], key: Key) -> PairExperience:
         """Encode the pairs; ask the reference once."""

@@ -11,7 +11,7 @@ Deviations:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from trueup.core.rng import Key
 from trueup.data.tokens import Sequences
+from trueup.learn.learner import Stateless
 from trueup.learn.table import Loss, Table
 from trueup.ops.masking import mean_of, sequence_sum, weighted_sum
 from trueup.ops.preference import ipo_loss
@@ -68,7 +69,7 @@ class OnlineDPOExperience(Table):
     """[B, 2] nats."""
 
 
-class OnlineDPO:
+class OnlineDPO(Stateless):
     """Samples two replies a prompt, has the reward order them, and learns from the order."""
 
     def __init__(self, config: OnlineDPOConfig, parts: Parts) -> None:
@@ -77,13 +78,6 @@ class OnlineDPO:
     def modules(self) -> dict[str, nn.Module]:
         """The policy."""
         return {"policy": self.parts.policy.model}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing beside weights."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing beside weights."""
 
     def collect(self, batch: PromptBatch, key: Key) -> OnlineDPOExperience:
         """Sample, score, put the better reply first."""

@@ -10,7 +10,7 @@ Deviations:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from trueup.core.rng import Key
 from trueup.data.tokens import Sequences
+from trueup.learn.learner import Stateless
 from trueup.learn.table import Loss, Table
 from trueup.ops.masking import mean_of, sequence_sum, weighted_sum
 from trueup.ops.policy_gradient import pair_joint, pair_separate
@@ -74,7 +75,7 @@ class P3OExperience(Table):
     """[N, 2] nats."""
 
 
-class P3O:
+class P3O(Stateless):
     """Samples pairs and moves probability from the worse reply to the better one."""
 
     def __init__(self, config: P3OConfig, parts: Parts) -> None:
@@ -83,13 +84,6 @@ class P3O:
     def modules(self) -> dict[str, nn.Module]:
         """The policy."""
         return {"policy": self.parts.policy.model}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing beside weights."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing beside weights."""
 
     def collect(self, batch: PromptBatch, key: Key) -> P3OExperience:
         """Sample, score, pair up."""

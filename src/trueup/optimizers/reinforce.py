@@ -13,14 +13,11 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from trueup.core.rng import Key
-from trueup.learn.table import Loss
-from trueup.ops.weights import row_mean
 from trueup.optimizers.experience import PromptBatch, sample_and_score
 from trueup.optimizers.protocol import Parts
-from trueup.optimizers.whole_reply import ClippedConfig, WholeReplies, penalised_reward, whole_replies, whole_reply_loss
+from trueup.optimizers.whole_reply import ClippedConfig, WholeReplies, WholeReplyLearner, penalised_reward, whole_replies
 
 
 class ReinforceConfig(ClippedConfig):
@@ -40,16 +37,11 @@ class ReinforceConfig(ClippedConfig):
         return Reinforce(self, parts)
 
 
-class Reinforce:
+class Reinforce(WholeReplyLearner[ReinforceConfig]):
     """Pushes every reply by its reward less a baseline."""
 
-    def __init__(self, config: ReinforceConfig, parts: Parts) -> None:
-        self.config, self.parts = config, parts
-        self.average: float | None = None
-
-    def modules(self) -> dict[str, nn.Module]:
-        """The policy."""
-        return {"policy": self.parts.policy.model}
+    average: float | None = None
+    """Moving average of rewards; None before the first step."""
 
     def state_dict(self) -> dict[str, Any]:
         """The moving average, null before the first step."""
@@ -73,15 +65,3 @@ class Reinforce:
             mean = total / rows
             self.average = mean if self.average is None else cfg.baseline_decay * self.average + (1 - cfg.baseline_decay) * mean
         return whole_replies(samples, reward - baseline, cfg)
-
-    def totals(self, experience: WholeReplies) -> Tensor:
-        """[1] replies."""
-        return torch.tensor([float(len(experience))], dtype=torch.float64)
-
-    def weigh(self, experience: WholeReplies, totals: Tensor) -> Tensor:
-        """[B] every reply counts the same, times its importance weight."""
-        return row_mean(experience.advantage, totals[0].item()) * experience.importance
-
-    def loss(self, experience: WholeReplies, weight: Tensor) -> Loss:
-        """Weighted sum of clipped sequence surrogates."""
-        return whole_reply_loss(self.parts.policy, experience, weight, self.config)

@@ -8,18 +8,15 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from trueup.core.rng import Key
-from trueup.learn.table import Loss
-from trueup.ops.weights import row_mean
+from trueup.learn.learner import Stateless
 from trueup.optimizers.experience import PromptBatch, greedy_samples, penalised_score, reference_gap, sample_and_score
 from trueup.optimizers.protocol import Parts
-from trueup.optimizers.whole_reply import ClippedConfig, WholeReplies, penalised_reward, whole_replies, whole_reply_loss
+from trueup.optimizers.whole_reply import ClippedConfig, WholeReplies, WholeReplyLearner, penalised_reward, whole_replies
 
 
 class RemaxConfig(ClippedConfig):
@@ -35,22 +32,8 @@ class RemaxConfig(ClippedConfig):
         return Remax(self, parts)
 
 
-class Remax:
+class Remax(WholeReplyLearner[RemaxConfig], Stateless):
     """Pushes every reply by how much it beats the greedy one."""
-
-    def __init__(self, config: RemaxConfig, parts: Parts) -> None:
-        self.config, self.parts = config, parts
-
-    def modules(self) -> dict[str, nn.Module]:
-        """The policy."""
-        return {"policy": self.parts.policy.model}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing beside weights."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing beside weights."""
 
     def collect(self, batch: PromptBatch, key: Key) -> WholeReplies:
         """Sample, decode greedily, score both."""
@@ -62,15 +45,3 @@ class Remax:
             baseline = baseline - cfg.beta * reference_gap(greedy).sum(1)
         reward = penalised_reward(samples, cfg, self.parts.sum_over_processes)
         return whole_replies(samples, reward - baseline.repeat_interleave(cfg.num_generations), cfg)
-
-    def totals(self, experience: WholeReplies) -> Tensor:
-        """[1] replies."""
-        return torch.tensor([float(len(experience))], dtype=torch.float64)
-
-    def weigh(self, experience: WholeReplies, totals: Tensor) -> Tensor:
-        """[B] every reply counts the same, times its importance weight."""
-        return row_mean(experience.advantage, totals[0].item()) * experience.importance
-
-    def loss(self, experience: WholeReplies, weight: Tensor) -> Loss:
-        """Weighted sum of clipped sequence surrogates."""
-        return whole_reply_loss(self.parts.policy, experience, weight, self.config)

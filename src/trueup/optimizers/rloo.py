@@ -10,19 +10,16 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from pydantic import model_validator
-from torch import Tensor, nn
 
 from trueup.core.rng import Key
-from trueup.learn.table import Loss
+from trueup.learn.learner import Stateless
 from trueup.ops.policy_gradient import leave_one_out
-from trueup.ops.weights import row_mean
 from trueup.optimizers.experience import PromptBatch, sample_and_score
 from trueup.optimizers.protocol import Parts
-from trueup.optimizers.whole_reply import ClippedConfig, WholeReplies, penalised_reward, whole_replies, whole_reply_loss
+from trueup.optimizers.whole_reply import ClippedConfig, WholeReplies, WholeReplyLearner, penalised_reward, whole_replies
 
 
 class RLOOConfig(ClippedConfig):
@@ -42,37 +39,11 @@ class RLOOConfig(ClippedConfig):
         return RLOO(self, parts)
 
 
-class RLOO:
+class RLOO(WholeReplyLearner[RLOOConfig], Stateless):
     """Samples K replies a prompt and pushes each by how much it beats its siblings."""
-
-    def __init__(self, config: RLOOConfig, parts: Parts) -> None:
-        self.config, self.parts = config, parts
-
-    def modules(self) -> dict[str, nn.Module]:
-        """The policy."""
-        return {"policy": self.parts.policy.model}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing beside weights."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing beside weights."""
 
     def collect(self, batch: PromptBatch, key: Key) -> WholeReplies:
         """Sample, score, compare within prompts."""
         samples = sample_and_score(self.parts, self.config, batch, key)
         reward = penalised_reward(samples, self.config, self.parts.sum_over_processes)
         return whole_replies(samples, leave_one_out(reward, self.config.num_generations), self.config)
-
-    def totals(self, experience: WholeReplies) -> Tensor:
-        """[1] replies."""
-        return torch.tensor([float(len(experience))], dtype=torch.float64)
-
-    def weigh(self, experience: WholeReplies, totals: Tensor) -> Tensor:
-        """[B] every reply counts the same, times its importance weight."""
-        return row_mean(experience.advantage, totals[0].item()) * experience.importance
-
-    def loss(self, experience: WholeReplies, weight: Tensor) -> Loss:
-        """Weighted sum of clipped sequence surrogates."""
-        return whole_reply_loss(self.parts.policy, experience, weight, self.config)

@@ -6,7 +6,7 @@ Deviation: the mean is over all reply tokens of the minibatch (over all processe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trueup.core.rng import Key
 from trueup.data.rows import Demonstration
 from trueup.data.tokens import Sequences
+from trueup.learn.learner import Stateless
 from trueup.learn.table import Examples, Loss, Table
 from trueup.models.policy import Policy
 from trueup.ops.masking import mean_of, weighted_sum
@@ -42,7 +43,7 @@ class SFTExperience(Table):
     sequences: Sequences
 
 
-class SFT:
+class SFT(Stateless):
     """Imitates demonstrations."""
 
     def __init__(self, policy: Policy) -> None:
@@ -51,13 +52,6 @@ class SFT:
     def modules(self) -> dict[str, nn.Module]:
         """The policy."""
         return {"policy": self.policy.model}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing beside weights."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing beside weights."""
 
     def collect(self, batch: Examples[Demonstration], key: Key) -> SFTExperience:
         """Encode prompts and replies."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
+from trueup.core.rng import Key
 from trueup.data.tokens import Sequences
 from trueup.learn.table import Loss, Mean, Table
 from trueup.models.policy import Policy
 from trueup.ops.kl import chi2_term, kl_k1, kl_k2, kl_k3, sqrt_chi2_penalty
 from trueup.ops.masking import keep, mean_of, sequence_sum, weighted_sum
 from trueup.ops.policy_gradient import clipped_surrogate
-from trueup.optimizers.experience import Samples, importance_weight, penalised_score, reference_gap, sampling_gap
-from trueup.optimizers.protocol import OnlineConfig
+from trueup.ops.weights import row_mean
+from trueup.optimizers.experience import PromptBatch, Samples, importance_weight, penalised_score, reference_gap, sampling_gap
+from trueup.optimizers.protocol import OnlineConfig, Parts
 
 MOST_NATS = 20.0
 """Log-ratios beyond this count as this in chi^2, so that one reply cannot overflow it."""
@@ -45,6 +48,9 @@ class ClippedConfig(PenalisedConfig):
     """Half-width of the interval the sequence ratio is clipped to."""
 
 
+C = TypeVar("C", bound=ClippedConfig)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WholeReplies(Table):
     """Scored replies with one advantage each."""
@@ -68,6 +74,38 @@ class WholeReplies(Table):
     """[B] sum over tokens of the k3 estimate, nats."""
     sampling_gap: Tensor
     """[B] nats."""
+
+
+class WholeReplyLearner(ABC, Generic[C]):
+    """Pushes whole replies by their advantages, ratios clipped; how a reply gets its advantage is `collect`, the algorithm's own.
+
+    Args:
+        config: settings.
+        parts: models.
+    """
+
+    def __init__(self, config: C, parts: Parts) -> None:
+        self.config, self.parts = config, parts
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The policy."""
+        return {"policy": self.parts.policy.model}
+
+    @abstractmethod
+    def collect(self, batch: PromptBatch, key: Key) -> WholeReplies:
+        """Sample, score, compare."""
+
+    def totals(self, experience: WholeReplies) -> Tensor:
+        """[1] replies."""
+        return torch.tensor([float(len(experience))], dtype=torch.float64)
+
+    def weigh(self, experience: WholeReplies, totals: Tensor) -> Tensor:
+        """[B] every reply counts the same, times its importance weight."""
+        return row_mean(experience.advantage, totals[0].item()) * experience.importance
+
+    def loss(self, experience: WholeReplies, weight: Tensor) -> Loss:
+        """Weighted sum of clipped sequence surrogates."""
+        return whole_reply_loss(self.parts.policy, experience, weight, self.config)
 
 
 def penalised_reward(samples: Samples, config: PenalisedConfig, add: Callable[[Tensor], Tensor]) -> Tensor:

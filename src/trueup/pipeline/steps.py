@@ -66,10 +66,7 @@ def run_steps(
     )
     for step in _placed(taking, f"stage {name}" + (f" of arm {arm}" if arm else "")):
         taken = step.index + 1
-        if main:
-            run.log({"stage": name, "arm": arm, "step": step.index, "metrics": step.metrics, "seconds": round(step.seconds, 4)})
-            context.accelerator.log({f"{name}/{k}": v for k, v in step.metrics.items()}, step=step.index)
-        context.tell(Event(kind="step", stage=name, arm=arm, step=taken, total=steps, metrics=step.metrics))
+        _told(context, name, arm, step, steps)
         if after is not None:
             after(step)
         if (main or loop.shard) and (taken % every == 0 or taken == stop):
@@ -77,6 +74,14 @@ def run_steps(
             if main:
                 save_state(folder, state)
         context.accelerator.wait_for_everyone()
+
+
+def _told(context: Context, name: str, arm: str | None, step: Step, steps: int) -> None:
+    """The step's metrics, to the run's log, trackers and listener."""
+    if context.accelerator.is_main_process:
+        context.run.log({"stage": name, "arm": arm, "step": step.index, "metrics": step.metrics, "seconds": round(step.seconds, 4)})
+        context.accelerator.log({f"{name}/{k}": v for k, v in step.metrics.items()}, step=step.index)
+    context.tell(Event(kind="step", stage=name, arm=arm, step=step.index + 1, total=steps, metrics=step.metrics))
 
 
 def _placed(steps: Iterator[Step], place: str) -> Iterator[Step]:

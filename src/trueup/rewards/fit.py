@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trueup.core.rng import Key
 from trueup.data.rows import Judged, Reply
+from trueup.learn.learner import Stateless
 from trueup.learn.table import Examples, Loss, Table
 from trueup.models.reward import RewardModel
 from trueup.ops.masking import keep, mean_of, weighted_sum
@@ -29,7 +30,7 @@ class GroupExperience(Table):
     judged: Judgements
 
 
-class RewardLearner:
+class RewardLearner(Stateless):
     """Fits a reward model to judged groups of replies.
 
     Args:
@@ -43,13 +44,6 @@ class RewardLearner:
     def modules(self) -> dict[str, nn.Module]:
         """The trainable part of the reward model."""
         return {"reward": self.model.module}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing beside weights."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing beside weights."""
 
     def collect(self, batch: Examples[Judged], key: Key) -> GroupExperience:
         """Encode every reply of every group."""

@@ -14,6 +14,7 @@ from trueup.core.rng import Key
 from trueup.data.segments import Category, check_categories, segments_of, token_ends
 from trueup.data.spans import Marked
 from trueup.data.tokens import Sequences
+from trueup.learn.learner import Stateless
 from trueup.learn.table import Loss, Table
 from trueup.models.reward import TrunkReward
 from trueup.models.token_outputs import needs_trunk, read_ends, token_outputs
@@ -38,7 +39,7 @@ class DenseExperience(Table):
     segments: SegmentTargets
 
 
-class DenseLearner:
+class DenseLearner(Stateless):
     """Fits a dense reward model to judged segments.
 
     Args:
@@ -57,13 +58,6 @@ class DenseLearner:
     def modules(self) -> dict[str, nn.Module]:
         """Trunk and head."""
         return {"reward": self.model.module}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing beside weights."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing beside weights."""
 
     def collect(self, batch: MarkedBatch, key: Key) -> DenseExperience:
         """Encode replies and find the tokens of their segments.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from trueup.core.rng import Key
 from trueup.data.segments import Category
 from trueup.data.tokens import Sequences
+from trueup.learn.learner import Stateless
 from trueup.learn.table import Loss, Table
 from trueup.models.reward import TrunkReward
 from trueup.rewards.dense.protocol import DenseObjectiveConfig, SegmentTargets
@@ -29,7 +29,7 @@ class ScoredReplies(Table):
     """[B] of the whole reply."""
 
 
-class PrefixLearner:
+class PrefixLearner(Stateless):
     """Fits a scorer of prefixes to scored replies; a reply is one segment.
 
     Args:
@@ -43,13 +43,6 @@ class PrefixLearner:
     def modules(self) -> dict[str, nn.Module]:
         """Trunk and head."""
         return self.dense.modules()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing beside weights."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing beside weights."""
 
     def collect(self, batch: ScoredReplies, key: Key) -> DenseExperience:
         """Each reply as one segment."""

@@ -4,8 +4,7 @@ A path is what a method offers for more and more budget: the checkpoints of an o
 Its value at a KL is read where its mean KL first reaches it, on the straight line between the two points around it; a path that never gets
 there, or begins beyond it, has no value. Its value at a cost is read likewise, but a path that ends below the cost keeps its last value:
 it could be bought, and it spends less. Resampling prompts resamples a whole path, KL and value alike, and all paths at once
-(Gao et al. 2023, arXiv:2210.10760, compare optimisation and best-of-n at equal KL; that KL of different methods may not mean the same is
-theirs too, section 3.5).
+(Gao et al. 2023, arXiv:2210.10760, put optimisation and best-of-n on one axis of KL). KL of different methods need not mean the same.
 """
 
 from __future__ import annotations
