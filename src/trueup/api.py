@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from trueup.data.rows import Preference
-    from trueup.mismatch.verdict import Decision
+    from trueup.mismatch.decision import Decision
     from trueup.pipeline.config import RunConfig
     from trueup.pipeline.events import Listener
     from trueup.pipeline.run import RunResult

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 from trueup.core.rng import Key
+from trueup.mismatch.decision import VerdictSettings, decide
 from trueup.mismatch.panel import panel_of
 from trueup.mismatch.policy_evaluation import tracking
 from trueup.mismatch.policy_evaluation.tracking import Tracking
 from trueup.mismatch.reward_policy import over_optimisation
 from trueup.mismatch.reward_policy.over_optimisation import OverOptimisation
-from trueup.mismatch.verdict import MismatchSettings, decide
 
 PROMPTS = [f"p{i:02d}" for i in range(12)]
 
@@ -85,11 +85,11 @@ def test_the_kept_checkpoint_is_worth_what_the_other_half_says() -> None:
     choosing, _ = panel.halves(key / "halves")
     # the choosing half peaks at step 10 (gold 2); there the other half gained 1, and lost 1/4 of it after
     gold = {p: [0, 2, 0] if choosing[i] else [0, 1, 0.75] for i, p in enumerate(panel.prompts)}
-    found = decide(records(gold, [0, 1, 2]), "a", [], MismatchSettings(), key)
+    found = decide(records(gold, [0, 1, 2]), "a", [], VerdictSettings(), Tracking(), key)
     assert (found.keep_step, found.basis, found.stop) == (10, "gold", True)
     assert [(e.name, e.value) for e in found.evidence] == [("gain_of_kept", 1.0), ("loss_after_kept", 0.25)]
     # where no later checkpoint gained, the first one is kept
-    worse = decide(records({p: [0, -1, -0.5] for p in PROMPTS}, [0, 1, 2]), "a", [], MismatchSettings(), key)
+    worse = decide(records({p: [0, -1, -0.5] for p in PROMPTS}, [0, 1, 2]), "a", [], VerdictSettings(), Tracking(), key)
     assert (worse.keep_step, worse.stop) == (0, True)
 
 

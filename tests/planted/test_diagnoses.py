@@ -9,10 +9,11 @@ import pytest
 
 from tests.planted.worlds import Plant, alarm_rate, frame
 from trueup.core.rng import Key
+from trueup.mismatch.decision import decide
 from trueup.mismatch.policy_evaluation import tracking
 from trueup.mismatch.reward_evaluation import length
 from trueup.mismatch.reward_policy import calibration, distribution_shift, over_optimisation, realignment
-from trueup.mismatch.verdict import MismatchSettings, decide
+from trueup.mismatch.verdict import MismatchSettings
 
 SEEDS = 30
 NONE = Plant(checkpoints=8)
@@ -121,7 +122,7 @@ def test_the_kept_checkpoint_is_near_the_peak_and_stops_only_then() -> None:
     kept, stops = [], []
     for seed in range(SEEDS):
         for plant in (replace(NONE, gold_drop=0.8), NONE):
-            decision = decide(frame(plant, seed), "static", [], S, Key(seed))
+            decision = decide(frame(plant, seed), "static", [], S.verdict, S.tracking, Key(seed))
             assert decision.basis == "gold"
             kept.append(decision.keep_step)
             stops.append(decision.stop)
@@ -133,6 +134,6 @@ def test_the_kept_checkpoint_is_near_the_peak_and_stops_only_then() -> None:
 
 def test_nothing_gained_keeps_the_first_checkpoint() -> None:
     flat = replace(NONE, gold_gain=0.0)
-    kept = [decide(frame(flat, seed), "static", [], S, Key(seed)).keep_step for seed in range(SEEDS)]
+    kept = [decide(frame(flat, seed), "static", [], S.verdict, S.tracking, Key(seed)).keep_step for seed in range(SEEDS)]
     # seven checkpoints each pass a one-sided 5 % limit by chance now and then
     assert kept.count(0) / SEEDS >= 0.7

@@ -301,7 +301,7 @@ _STAGES = (
     ("trigger-forgets-the-last-refit", "realign/trigger.py", "kl_nats - kl_at_last_refit_nats >=", "kl_nats >=", (REALIGN,)),
     ("learning-rate-never-changes", "loop/train.py", 'group["lr"] = learning_rate_at(config, index, steps)', 'group["lr"] = config.learning_rate', (LOOP,)),
     ("annotators-prefer-the-worse", "sandbox/desk/annotators.py", "math.tanh(felt", "math.tanh(-felt", ("tests/unit/test_sandbox_helpdesk.py",)),
-    ("choice-judged-on-the-choosing-half", "mismatch/verdict.py", "_worth(parts, report,", "_worth(parts, choose,", (TRACKING,)),
+    ("choice-judged-on-the-choosing-half", "mismatch/decision.py", "_worth(parts, report,", "_worth(parts, choose,", (TRACKING,)),
 )  # fmt: skip
 
 _RESUME = (
@@ -336,7 +336,7 @@ _DIAGNOSES = (
     ("peak-judged-where-it-was-chosen", "mismatch/reward_policy/over_optimisation.py", "zip(halves, reversed(peaks), strict=True)", "zip(halves, peaks, strict=True)", (TRACKING,)),
     ("accuracy-of-the-loser", "mismatch/pairs.py", "(np.sign(score_difference) * (2 * outcome - 1) + 1) / 2", "(np.sign(score_difference) * (1 - 2 * outcome) + 1) / 2", (READING,)),
     ("training-pairs-judged", "mismatch/pairs.py", '(records["split"] != "train")', '(records["split"] == "train")', (READING,)),
-    ("proxy-decides-the-checkpoint", "mismatch/verdict.py", 'gold = panel.column_cells("gold")', 'gold = panel.column_cells("proxy_fixed")', (VERDICT,)),
+    ("proxy-decides-the-checkpoint", "mismatch/decision.py", 'gold = panel.column_cells("gold")', 'gold = panel.column_cells("proxy_fixed")', (VERDICT,)),
     ("better-and-worse-exchanged", "mismatch/reward_policy/realignment.py", "if decisive.high < 0:", "if decisive.low > 0:", (VERDICT,)),
     ("other-splits-in-the-panel", "mismatch/panel.py", '(records["arm"] == arm) & (records["split"] == split)', '(records["arm"] == arm)', (TRACKING,)),
 )  # fmt: skip

@@ -10,11 +10,12 @@ import pytest
 
 from tests.planted.worlds import Plant, frame
 from trueup.core.rng import Key
+from trueup.mismatch.decision import decide
 from trueup.mismatch.policy_evaluation.tracking import Tracking, diagnose
 from trueup.mismatch.reward_policy import over_optimisation, realignment
 from trueup.mismatch.reward_policy.over_optimisation import OverOptimisation
 from trueup.mismatch.reward_policy.realignment import Realignment
-from trueup.mismatch.verdict import MismatchSettings, decide, diagnose_all
+from trueup.mismatch.verdict import MismatchSettings, diagnose_all
 
 PEAKED = Plant(prompts=80, checkpoints=7, gold_drop=0.8)
 S = MismatchSettings()
@@ -23,13 +24,13 @@ S = MismatchSettings()
 def test_evaluations_decide_where_gold_is_unknown() -> None:
     # task_correct falls from the start: the first checkpoint is the best
     records = frame(Plant(prompts=80, checkpoints=5, flips=0.5), 0).drop(columns="gold")
-    decision = decide(records, "static", [], S, Key(0))
+    decision = decide(records, "static", [], S.verdict, S.tracking, Key(0))
     assert (decision.basis, decision.keep_step, decision.stop) == ("evaluations", 0, True)
 
 
 def test_the_proxy_alone_never_decides() -> None:
     records = frame(PEAKED, 0).drop(columns=["gold", "evaluations.task_correct"])
-    decision = decide(records, "static", [], S, Key(0))
+    decision = decide(records, "static", [], S.verdict, S.tracking, Key(0))
     assert (decision.basis, decision.keep_step, decision.stop) == ("nothing but the proxy", 0, False)
     assert "proxy alone never decides" in decision.why
 
@@ -49,13 +50,13 @@ def test_labels_decide_where_nothing_else_is_known() -> None:
         [] if s == 0 else [{"annotator": "a", "other_sample_id": f"0:{q}", "preference": won[s]}]
         for s, q in zip(table["step"], table["prompt_id"], strict=True)
     ]
-    decision = decide(table, "x", [], S, Key(0))
+    decision = decide(table, "x", [], S.verdict, S.tracking, Key(0))
     assert (decision.basis, decision.keep_step, decision.stop) == ("labels", 10, True)
     assert decision.evidence[0].value == 0.5  # 1 against 1/2
 
 
 def test_an_unknown_arm_keeps_nothing() -> None:
-    decision = decide(frame(PEAKED, 0), "nobody", [], S, Key(0))
+    decision = decide(frame(PEAKED, 0), "nobody", [], S.verdict, S.tracking, Key(0))
     assert (decision.keep_step, decision.stop) == (None, False)
 
 

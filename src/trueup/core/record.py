@@ -52,6 +52,8 @@ class SampleRecord:
     prompt: str
     """Text shown to the policy; the last user turn's full rendering for conversations."""
     response: str
+    variant: str | None = None
+    """How the prompt, the decoding or the reply differs from the plain sample's, such as ``greedy``; None for the plain sample."""
     n_tokens: int | None = None
     """Tokens sampled, end-of-sequence included."""
     finished: bool | None = None

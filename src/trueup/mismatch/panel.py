@@ -109,8 +109,9 @@ def numbers(column: pd.Series) -> Array | None:
 
 
 def panel_of(records: pd.DataFrame, arm: str, split: str = "test") -> Panel | None:
-    """The checkpoint rows of an arm, sorted so that nothing depends on the order in the file; None where there are none."""
-    rows = records[(records["arm"] == arm) & (records["split"] == split) & records["step"].notna()]
+    """The checkpoint rows of an arm, plain samples only, sorted so that order in the file does not matter; None where there are none."""
+    here = (records["arm"] == arm) & (records["split"] == split) & records["step"].notna()
+    rows = records[here & records["variant"].isna()] if "variant" in records else records[here]
     if rows.empty:
         return None
     rows = rows.sort_values(["step", "prompt_id", "sample_id"], kind="stable", ignore_index=True)

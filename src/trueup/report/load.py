@@ -13,10 +13,11 @@ import pandas as pd
 from trueup.core.errors import UserError
 from trueup.core.record import OFFLINE_ARM
 from trueup.core.rng import Key
+from trueup.mismatch.decision import Decision
 from trueup.mismatch.diagnosis import Diagnosis
 from trueup.mismatch.reward_policy import realignment
 from trueup.mismatch.series import CheckpointRow, checkpoint_table
-from trueup.mismatch.verdict import Decision, MismatchSettings, diagnose_all
+from trueup.mismatch.verdict import MismatchSettings, diagnose_all
 from trueup.report.reliability import reliability_table
 from trueup.report.roles import Arm, arms_of, comparisons
 from trueup.report.words import Phrase, learned_phrases
@@ -103,7 +104,8 @@ def _records(run: Run) -> pd.DataFrame:
 
 def _checkpoint_rows(records: pd.DataFrame) -> pd.DataFrame:
     """Test rows with a step, each with the KL that is known of it: exact, else the log-ratio of the reply."""
-    rows = records[(records["split"] == "test") & records["step"].notna() & (records["arm"] != OFFLINE_ARM)].copy()
+    here = (records["split"] == "test") & records["step"].notna() & (records["arm"] != OFFLINE_ARM)
+    rows = records[here & records["variant"].isna()].copy() if "variant" in records else records[here].copy()
     for name in ("proxy_fixed", "proxy_current", "gold", "kl_policy_ref_exact_nats", "logp_policy_nats", "logp_ref_nats"):
         rows[name] = pd.to_numeric(rows[name]) if name in rows else float("nan")
     exact = rows["kl_policy_ref_exact_nats"]

@@ -32,6 +32,7 @@ _TYPES: dict[str, pa.DataType] = {
     "policy_id": pa.string(),
     "prompt": pa.string(),
     "response": pa.string(),
+    "variant": pa.string(),
     "n_tokens": pa.int64(),
     "finished": pa.bool_(),
     "decoding": pa.struct([("temperature", pa.float64()), ("top_p", pa.float64()), ("max_tokens", pa.int64())]),

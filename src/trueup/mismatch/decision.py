@@ -1,0 +1,173 @@
+"""What to do: which checkpoint to keep, and whether to stop. Never decided by the proxy alone.
+
+The checkpoint is chosen on one half of the prompts by the lower confidence limit of what it gained over the first one, and what that
+choice is worth is reported from the other half. What counts as gain is gold where it is known, else the evaluations whose better side
+is known, else labels that compare checkpoints with the first one; where there is none of these, the first checkpoint is kept, since
+nothing but the proxy speaks for any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from trueup.core.config import Config
+from trueup.core.rng import Key
+from trueup.mismatch.diagnosis import Diagnosis, shown
+from trueup.mismatch.pairs import wins_over_first
+from trueup.mismatch.panel import METHOD, Cells, Panel, panel_of
+from trueup.mismatch.policy_evaluation.tracking import Tracking
+from trueup.stats.bootstrap import DRAWS, Array, cluster_weights, interval, make_estimate
+from trueup.stats.estimate import Estimate
+
+Basis = Literal["gold", "evaluations", "labels", "nothing but the proxy"]
+
+
+class VerdictSettings(Config):
+    """How the checkpoint to keep is chosen."""
+
+    level: float = Field(default=0.9, gt=0, lt=1)
+    """Coverage of the two-sided interval whose lower limit chooses the checkpoint."""
+    min_prompts: int = Field(default=10, ge=4)
+    """With fewer prompts no evidence is weighed."""
+    draws: int = Field(default=DRAWS, ge=100)
+    """Bootstrap resamples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What to do with one arm's run."""
+
+    keep_step: int | None
+    """None only where the arm has no checkpoints."""
+    stop: bool
+    """Training on does harm: gold (or what stands for it) has fallen since the kept checkpoint, or over-optimisation was shown."""
+    why: str
+    basis: Basis
+    evidence: tuple[Estimate, ...] = ()
+    """``gain_of_kept`` over the first checkpoint and ``loss_after_kept`` down to the last one, from prompts that did not choose."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for report.json."""
+        return {
+            "keep_step": self.keep_step,
+            "stop": self.stop,
+            "why": self.why,
+            "basis": self.basis,
+            "evidence": [e.to_dict() for e in self.evidence],
+        }
+
+
+def decide(
+    records: pd.DataFrame, arm: str, diagnoses: Sequence[Diagnosis], settings: VerdictSettings, sides: Tracking, key: Key
+) -> Decision:
+    """Which checkpoint of an arm to keep, and whether to stop.
+
+    Args:
+        records: flat frame of sample records.
+        arm: name of the arm.
+        diagnoses: of any arms; those of this one that raise alarms are named, and over-optimisation stops.
+        settings: how the checkpoint is chosen.
+        sides: which side of an evaluation is better.
+        key: random stream of the halves and the bootstrap.
+    """
+    panel = panel_of(records, arm)
+    if panel is None:
+        return Decision(keep_step=None, stop=False, why="The arm has no checkpoints.", basis="nothing but the proxy")
+    alarms = sorted({d.name for d in diagnoses if d.arm == arm and d.verdict == "alarm"})
+    basis, parts = _evidence(panel, sides)
+    first, last = int(panel.steps[0]), int(panel.steps[-1])
+    if not parts or len(panel.prompts) < settings.min_prompts:
+        missing = (
+            "neither gold, nor evaluations whose better side is known, nor labels between checkpoints" if not parts else "too few prompts"
+        )
+        why = f"Keep step {first}: {missing}, and the proxy alone never decides.{_named(alarms)}"
+        return Decision(keep_step=first, stop="over_optimisation" in alarms, why=why, basis="nothing but the proxy")
+    choose, report = panel.halves(key / "halves")
+    kept = _choose(parts, choose, settings, key / "choose")
+    gain, loss = _worth(parts, report, kept, settings, key / "report", "score" if basis == "gold" else basis)
+    fallen = loss.low is not None and loss.low > 0
+    keep = int(panel.steps[kept])
+    chosen = (
+        f"the highest lower {settings.level:.0%} limit of the gain in {basis} on one half of the prompts; on the other half it "
+        f"gained {shown(gain)} over step {first}"
+        if kept
+        else f"no later checkpoint is shown to gain in {basis} on one half of the prompts"
+    )
+    why = f"Keep step {keep} of {last}: {chosen}. From there to the last checkpoint {basis} fell by {shown(loss)}.{_named(alarms)}"
+    return Decision(keep_step=keep, stop=fallen or "over_optimisation" in alarms, why=why, basis=basis, evidence=(gain, loss))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """One series of the evidence: gain = scale * (level - level at the first checkpoint)."""
+
+    cells: Cells
+    scale: float
+
+
+def _evidence(panel: Panel, sides: Tracking) -> tuple[Basis, list[_Part]]:
+    gold = panel.column_cells("gold")
+    if gold is not None and (gold.prompts() > 0).all():
+        return "gold", [_Part(cells=gold, scale=1.0)]
+    parts = []
+    for name in panel.evaluations():
+        side, values = sides.side(name), panel.column(f"evaluations.{name}")
+        if side == 0 or values is None:
+            continue
+        cells, spread = panel.cells(values), float(np.nanstd(values))
+        if spread > 0 and (cells.prompts() > 0).all():
+            parts.append(_Part(cells=cells, scale=side / spread))
+    if parts:
+        return "evaluations", parts
+    wins = wins_over_first(panel)
+    if wins is not None:
+        cells = panel.cells(wins)
+        if (cells.prompts() > 0).all():
+            return "labels", [_Part(cells=cells, scale=1.0)]
+    return "nothing but the proxy", []
+
+
+def _gains(parts: Sequence[_Part], half: NDArray[np.bool_], weights: Array) -> tuple[Array, Array]:
+    """Mean gain over the parts since the first checkpoint: [S], and resampled [R, S]; weights [R, P] are 0 outside the half."""
+    values = [p.scale * (p.cells.mean(half) - p.cells.mean(half)[0]) for p in parts]
+    draws = []
+    for p in parts:
+        level = p.cells.resampled(weights)
+        draws.append(p.scale * (level - level[:, :1]))
+    return np.mean(values, axis=0), np.mean(draws, axis=0)
+
+
+def _half_weights(half: NDArray[np.bool_], draws: int, key: Key) -> Array:
+    weights = np.zeros((draws, len(half)))
+    weights[:, half] = cluster_weights(int(half.sum()), draws, key)
+    return weights
+
+
+def _choose(parts: Sequence[_Part], half: NDArray[np.bool_], settings: VerdictSettings, key: Key) -> int:
+    """Position of the checkpoint with the highest lower limit; the first one, whose gain is 0 by definition, unless one is above 0."""
+    _, draws = _gains(parts, half, _half_weights(half, settings.draws, key))
+    low, _ = interval(draws, int(half.sum()), settings.level)
+    low[0] = 0.0
+    return int(np.nanargmax(low))
+
+
+def _worth(
+    parts: Sequence[_Part], half: NDArray[np.bool_], kept: int, settings: VerdictSettings, key: Key, unit: str
+) -> tuple[Estimate, Estimate]:
+    values, draws = _gains(parts, half, _half_weights(half, settings.draws, key))
+    n = int(half.sum())
+    method = f"{METHOD}, on prompts that did not choose"
+    gain = make_estimate("gain_of_kept", float(values[kept]), draws[:, kept], n, unit, method=method)
+    loss = make_estimate("loss_after_kept", float(values[kept] - values[-1]), draws[:, kept] - draws[:, -1], n, unit, method=method)
+    return gain, loss
+
+
+def _named(alarms: Sequence[str]) -> str:
+    return f" Alarms: {', '.join(alarms)}." if alarms else " No alarms."
