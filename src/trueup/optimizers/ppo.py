@@ -152,7 +152,7 @@ class PPO:
             {
                 "reward": mean_of(e.score),
                 "objective/kl": mean_of(e.kl),
-                "objective/rlhf_reward": mean_of(e.score - cfg.beta * e.kl),
+                "objective/rlhf_reward": mean_of(e.score - self.beta * e.kl),
                 "objective/beta": mean_of(torch.full_like(e.score, self.beta)),
                 "policy/clip_ratio": mean_of(surrogate.clipped, mask),
                 "policy/approxkl_k3": mean_of(surrogate.log_ratio.exp() - 1 - surrogate.log_ratio, mask),
