@@ -21,7 +21,8 @@ from trueup.pipeline.context import Context
 from trueup.pipeline.feed import feed
 from trueup.pipeline.members import Shared
 from trueup.pipeline.preferences import Scorer, score_offline
-from trueup.pipeline.probe import Proxies, probe
+from trueup.pipeline.measure import Proxies
+from trueup.pipeline.probe import probe
 from trueup.pipeline.reward import CLEAN, FIRST, Fit, clean_reward, fitted, refit_groups
 from trueup.pipeline.reward_models import adapted, read_reward
 from trueup.pipeline.sampling import decoding_of, replies_of, write
