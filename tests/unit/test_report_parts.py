@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from trueup.core.rng import Key
+from trueup.mismatch.learned import learned_phrases, within_contrast
+from trueup.mismatch.phrases import log_odds, phrases
 from trueup.report.answer import ASK_REALIGN, answers
 from trueup.report.assemble import finite
 from trueup.report.diagnoses import split_rules
@@ -18,7 +20,6 @@ from trueup.report.roles import arms_of, comparisons, role_of
 from trueup.report.runs import over_runs
 from trueup.report.samples import MAX_CHARACTERS, choose_samples
 from trueup.report.text import between, duration, number, plural, signed, title
-from trueup.report.words import learned_phrases, log_odds, phrases, within_contrast
 
 
 def test_phrases_stop_at_punctuation_and_count_once() -> None:

@@ -15,12 +15,12 @@ from trueup.core.record import OFFLINE_ARM
 from trueup.core.rng import Key
 from trueup.mismatch.decision import Decision
 from trueup.mismatch.diagnosis import Diagnosis
+from trueup.mismatch.learned import Phrase, learned_phrases
 from trueup.mismatch.reward_policy import realignment
 from trueup.mismatch.series import CheckpointRow, checkpoint_table
 from trueup.mismatch.verdict import MismatchSettings, diagnose_all
 from trueup.report.reliability import reliability_table
 from trueup.report.roles import Arm, arms_of, comparisons
-from trueup.report.words import Phrase, learned_phrases
 from trueup.store.records import frame
 from trueup.store.run import Run
 
