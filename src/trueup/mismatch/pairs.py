@@ -100,6 +100,15 @@ def policy_pairs(panel: Panel) -> Pairs | None:
     return Pairs(rows=panel.rows, first=first, second=second, preference=preference)
 
 
+def labelled_pairs(panel: Panel) -> Pairs | None:
+    """All pairs of an arm's rows that somebody compared, also across checkpoints; None where there are none."""
+    labels = _label_table(panel.rows)
+    if not len(labels):
+        return None
+    first, second = labels["first"].to_numpy(), labels["second"].to_numpy()
+    return Pairs(rows=panel.rows, first=first, second=second, preference=labels["preference"].to_numpy(dtype=float))
+
+
 def disjoint(pairs: Pairs) -> Pairs:
     """A subset in which no reply occurs twice, so that the outcomes are independent of each other; earlier pairs go first."""
     used: set[int] = set()
