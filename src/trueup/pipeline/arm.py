@@ -19,9 +19,9 @@ from trueup.pipeline.calibrate import calibrate
 from trueup.pipeline.config import PolicyStageConfig
 from trueup.pipeline.context import Context
 from trueup.pipeline.feed import feed
+from trueup.pipeline.measure import Proxies
 from trueup.pipeline.members import Shared
 from trueup.pipeline.preferences import Scorer, score_offline
-from trueup.pipeline.measure import Proxies
 from trueup.pipeline.probe import probe
 from trueup.pipeline.reward import CLEAN, FIRST, Fit, clean_reward, fitted, refit_groups
 from trueup.pipeline.reward_models import adapted, read_reward
@@ -143,7 +143,7 @@ def _parts(context: Context, arm: Arm, stage: PolicyStageConfig) -> Parts:
         reward=arm.in_force,
         rollout=Rollout(arm.policy, stage.rollout_precision),
         sum_over_processes=add,
-        demonstrations=tuple(context.world.demonstrations()),
+        demonstrations=context.demonstrations,
     )
 
 

@@ -12,6 +12,7 @@ from trueup.loop.config import LoopConfig
 from trueup.optimizers.rloo import RLOOConfig
 from trueup.pipeline.arm_config import AnyOptimizer, ArmConfig, check_arms
 from trueup.pipeline.linear_config import LinearModels
+from trueup.pipeline.variant_config import AnyVariant, check_variants
 from trueup.rewards.objectives.bradley_terry import BradleyTerryConfig
 from trueup.rewards.objectives.protocol import ObjectiveConfig
 from trueup.sandbox.world import WorldConfig
@@ -211,6 +212,15 @@ class ProbeConfig(Config):
     """Fresh comparisons of the world's annotators a prompt and checkpoint."""
     keep_policies: Literal["all", "last"] = "all"
     """Which probed policies stay on disk."""
+    variants: tuple[AnyVariant, ...] = ()
+    """What else is measured; kinds are greedy, temperature, prompt, reworded, paraphrase, cut, demonstration and pair (docs/records.md)."""
+    variants_at: Literal["all", "ends"] = "all"
+    """At which checkpoints: all, or the first and the last."""
+
+    @model_validator(mode="after")
+    def _distinct_variants(self) -> ProbeConfig:
+        check_variants(self.variants)
+        return self
 
 
 class RunConfig(Config):

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
+from trueup.data.rows import Demonstration
 from trueup.models.embedding_cache import CachedEmbedder
 from trueup.models.embeddings import load_embedder
 from trueup.models.policy import Precision
@@ -62,6 +63,11 @@ class Context:
         name, shared = self.config.embeddings, StageCache.from_environment()
         folder = self.run.root / "cache" / "embeddings" if shared is None else shared.embeddings
         return load_embedder(None if name is None else resolve_path(name, self.base), folder)
+
+    @cached_property
+    def demonstrations(self) -> tuple[Demonstration, ...]:
+        """The world's demonstrations, made once."""
+        return tuple(self.world.demonstrations())
 
     def tell(self, event: Event) -> None:
         """Pass an event on, from the main process only."""

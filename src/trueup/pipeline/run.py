@@ -27,6 +27,7 @@ from trueup.pipeline.reward import FIRST, first_reward, training_groups
 from trueup.pipeline.reward import STAGE as REWARD
 from trueup.pipeline.sources import check_rewards
 from trueup.pipeline.supervised import sft_policy
+from trueup.pipeline.variants import check_probe
 from trueup.rewards.learned import LearnedReward
 from trueup.store.run import Run
 
@@ -95,6 +96,7 @@ def _stages(context: Context, wanted: tuple[str, ...]) -> None:
     """SFT, preferences and reward model, arms: as far as asked."""
     if "policy" in wanted and context.config.policy is not None:
         check_rewards(context)
+        check_probe(context)
     policy = sft_policy(context)
     if "reward" not in wanted:
         return
