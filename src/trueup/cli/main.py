@@ -16,7 +16,23 @@ from pathlib import Path
 
 import typer
 
-from trueup.cli import compare, config, data, decode, kinds, merge, policy, quickstart, report, reward, reward_evaluate, run, sft, version
+from trueup.cli import (
+    audit,
+    compare,
+    config,
+    data,
+    decode,
+    kinds,
+    merge,
+    policy,
+    quickstart,
+    report,
+    reward,
+    reward_evaluate,
+    run,
+    sft,
+    version,
+)
 from trueup.cli.launch import Stopped
 from trueup.cli.output import Output, only_result
 from trueup.core.errors import UserError
@@ -38,6 +54,7 @@ app.command("decode")(decode.decode)
 app.command("compare")(compare.compare)
 app.command("merge")(merge.merge)
 app.command("reward evaluate")(reward_evaluate.evaluate)
+app.command("audit")(audit.audit)
 app.command("report")(report.report)
 app.command("list")(kinds.kinds)
 app.command("version")(version.version)

@@ -10,6 +10,7 @@ from trueup.report.blocks import Absent, Block, Card, Chip, Page, Samples, Secti
 from trueup.report.comparison import comparison_block
 from trueup.report.curves import headline, tracking
 from trueup.report.diagnoses import diagnosis_blocks
+from trueup.report.reading import reading_section
 from trueup.report.reward_models import reward_blocks
 from trueup.report.samples import SampleTable
 from trueup.report.text import duration, estimate_text, plural, signed, title
@@ -45,6 +46,8 @@ def build_page(data: Mapping[str, Any], samples: SampleTable) -> Page:
                 blocks=[Absent(what="No policy.", why=why)],
             )
         )
+    if data["run"].get("audit"):
+        sections.append(reading_section(data["run"]["audit"]))
     return Page(
         title=str(data["name"]),
         meta=_meta(data),

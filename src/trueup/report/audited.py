@@ -1,0 +1,88 @@
+"""Audits of samples that exist: records in a run folder of their own, and the usual report of it; neither a model nor torch is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from trueup.core.record import OFFLINE_ARM
+from trueup.core.rng import Key
+from trueup.report.write import ReportPaths, report_one
+from trueup.store.atomic import atomic_path
+from trueup.store.files import file_sha256
+from trueup.store.foreign import Foreign, read_foreign
+from trueup.store.foreign_evaluations import with_evaluations
+from trueup.store.foreign_labels import Labelled, with_labels
+from trueup.store.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditedRecords:
+    """What was read, and where the report is."""
+
+    paths: ReportPaths
+    data: dict[str, Any]
+    """The content of report.json."""
+    reading: dict[str, Any]
+    """How the files were read; see `reading_of`."""
+
+
+def audit_records(
+    records: Sequence[str | Path],
+    out: Path,
+    *,
+    labels: str | Path | None = None,
+    evaluations: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    resume: bool = False,
+    key: Key,
+) -> AuditedRecords:
+    """Read samples of any program, write them as records into a run folder, and report on them.
+
+    Args:
+        records: files, or run folders of ours; see `trueup.store.foreign`.
+        out: the folder; new or empty, unless ``resume``.
+        labels: file of comparisons; see `trueup.store.foreign_labels`.
+        evaluations: file of evaluations of checkpoints; see `trueup.store.foreign_evaluations`.
+        columns: our name of a column -> the files'.
+        resume: write the audit of the same files again.
+        key: random stream of the report.
+
+    Raises:
+        UserError: something in a file, or a folder in use; file, line and column are named before anything is written.
+    """
+    found, told = read_foreign(records, columns), None
+    if labels is not None:
+        told = with_labels(found, labels)
+        found = told.found
+    if evaluations is not None:
+        found = with_evaluations(found, evaluations)
+    given = {"records": [str(r) for r in records], "labels": labels and str(labels), "evaluations": evaluations and str(evaluations)}
+    reading = reading_of(found, told)
+    with Run.create(out, {"audit": {**given, "columns": dict(columns or {})}}, resume=resume) as run:
+        with atomic_path(run.records_path("audit")) as partial:
+            pq.write_table(found.table, partial, compression="zstd")
+        arms = [a for a in pc.unique(found.table.column("arm")).to_pylist() if a != OFFLINE_ARM]
+        run.write_manifest(name=out.resolve().name, arms=arms, main_arm=arms[0] if arms else None, audit=reading)
+        del found, told
+        paths, data = report_one(run.root, key=key)
+    return AuditedRecords(paths=paths, data=data, reading=reading)
+
+
+def reading_of(found: Foreign, told: Labelled | None = None) -> dict[str, Any]:
+    """How files were read, as plain values: ``files`` with their hashes, ``rows``, ``read`` (our column -> theirs), ``ignored``,
+    ``missing`` (our column -> what cannot be said without), and ``labels`` (comparisons among the samples, offline, left out)."""
+    labels = None if told is None else {"among_samples": told.among_samples, "offline": told.offline, "left_out": told.left_out}
+    return {
+        "files": [{"file": f, "sha256": file_sha256(Path(f))} for f in found.files],
+        "rows": len(found.table),
+        "read": found.read,
+        "ignored": list(found.ignored),
+        "missing": found.missing(),
+        "labels": labels,
+    }
