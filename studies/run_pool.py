@@ -5,6 +5,10 @@ one SFT policy and two arms: ``plain`` optimises a reward model of several heads
 that is drawn at random from the demonstrations, an exploit nobody wrote a feature for.
 
     python studies/run_pool.py --seeds 500:510 --jobs 2 --out runs/pool
+    python studies/run_pool.py --world stories --seeds 700:724 --jobs 2 --out runs/stories_pool
+
+With ``--world stories`` a real pretrained model writes, a sentiment lexicon that nobody wrote for this is the truth, and the one arm
+optimises a reward model of few or many noisy comparisons.
 
 A seed that is done is not run again; a killed one resumes.
 """
@@ -27,7 +31,7 @@ from trueup.sandbox.helpdesk import HelpdeskConfig
 from trueup.store.atomic import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "src" / "trueup" / "configs" / "quickstart.yaml"
+CONFIGS = {"helpdesk": ROOT / "src" / "trueup" / "configs" / "quickstart.yaml", "stories": ROOT / "configs" / "stories.yaml"}
 TUNING, HELD_OUT = range(500, 510), range(600, 640)
 """Seeds on which thresholds and rules were chosen, and those on which they are reported."""
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -39,17 +43,23 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "optimizer": ("rloo", "ppo", "grpo", "reinforce"),
     "learning_rate": (1.5e-4, 2.5e-4),
 }
+STORIES: dict[str, tuple[Any, ...]] = {
+    "pairs": (100, 300, 1200),
+    "beta": (0.0, 0.02),
+    "learning_rate": (1e-4, 3e-4),
+    "optimizer": ("rloo", "grpo", "reinforce"),
+}
 PHRASE_SHARES = (0.004, 0.03)
 """How often the planted phrase stands in the demonstrations: seldom, but often enough to be found by chance."""
 PHRASE_WEIGHT = 1.5
 """Its price; the reward model's scores have deviation 1 on replies of the SFT policy."""
 
 
-def drawn(seed: int) -> dict[str, Any]:
+def drawn(seed: int, world: str) -> dict[str, Any]:
     """What distinguishes the runs of a seed; every choice from a stream of its own."""
-    key = Key(seed) / "pool"
-    found = {name: choices[int((key / name).generator().integers(len(choices)))] for name, choices in CHOICES.items()}
-    return {**found, "phrase": phrase(seed)}
+    key, offered = Key(seed) / "pool", CHOICES if world == "helpdesk" else STORIES
+    found = {name: choices[int((key / name).generator().integers(len(choices)))] for name, choices in offered.items()}
+    return {**found, "phrase": phrase(seed)} if world == "helpdesk" else found
 
 
 def phrase(seed: int) -> str:
@@ -61,9 +71,24 @@ def phrase(seed: int) -> str:
     return known[int((Key(seed) / "pool" / "phrase").generator().integers(len(known)))]
 
 
+def stories(seed: int) -> list[str]:
+    """The run's configuration as changes of the stories'."""
+    d = drawn(seed, "stories")
+    return [
+        f"seed={seed}",
+        f"sampled_preferences.pairs={d['pairs']}",
+        f"policy.optimizer={{kind: {d['optimizer']}, num_generations: 4, max_completion_length: 40, beta: {d['beta']}}}",
+        f"policy.loop.learning_rate={d['learning_rate']}",
+        "policy.steps=100",
+        "threads=1",
+        "probe={every: 10, prompts: 60, samples_per_prompt: 6, labels_per_prompt: 1, keep_policies: last}",
+        "arms=[{name: static}]",
+    ]
+
+
 def settings(seed: int) -> list[str]:
     """The run's configuration as changes of the quick start's."""
-    d = drawn(seed)
+    d = drawn(seed, "helpdesk")
     heads = "{kind: shared_trunk, members: 4}"
     said = f"{{kind: pattern, expression: '(^| ){d['phrase']}( |$)'}}"
     planted = f"{{kind: sum, parts: [{{reward: {heads}}}, {{weight: {PHRASE_WEIGHT}, reward: {said}}}]}}"
@@ -82,12 +107,12 @@ def settings(seed: int) -> list[str]:
     ]
 
 
-def run_seed(seed: int, out: Path) -> None:
+def run_seed(seed: int, world: str, out: Path) -> None:
     """The runs of a seed in a process of its own, on one thread."""
     if (out / f"seed-{seed:04d}" / "drawn.json").exists():
         return
     with (out / f"seed-{seed:04d}.log").open("a") as log:
-        command = [sys.executable, __file__, "--one", str(seed), "--out", str(out)]
+        command = [sys.executable, __file__, "--one", str(seed), "--world", world, "--out", str(out)]
         subprocess.run(command, check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
@@ -95,6 +120,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="500:510", help="A:B, B not included")
+    parser.add_argument("--world", choices=tuple(CONFIGS), default="helpdesk")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--out", type=Path, default=Path("runs/pool"))
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
@@ -102,11 +128,12 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.one is not None:
         folder = options.out / f"seed-{options.one:04d}"
-        trueup.train(CONFIG, folder, overrides=settings(options.one), resume=True, report=False)
-        write_text(folder / "drawn.json", json.dumps({"seed": options.one, **drawn(options.one)}, indent=1))
+        overrides = settings(options.one) if options.world == "helpdesk" else stories(options.one)
+        trueup.train(CONFIGS[options.world], folder, overrides=overrides, resume=True, report=False)
+        write_text(folder / "drawn.json", json.dumps({"seed": options.one, **drawn(options.one, options.world)}, indent=1))
         return
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda s: run_seed(s, options.out), range(*map(int, options.seeds.split(":")))))
+        list(pool.map(lambda s: run_seed(s, options.world, options.out), range(*map(int, options.seeds.split(":")))))
 
 
 if __name__ == "__main__":
