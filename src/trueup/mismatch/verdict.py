@@ -11,13 +11,15 @@ from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.decision import Decision, VerdictSettings, decide
 from trueup.mismatch.diagnosis import Diagnosis
+from trueup.mismatch.headlines.number import HeadlineSettings
 from trueup.mismatch.policy_evaluation import tracking
 from trueup.mismatch.policy_evaluation.tracking import Tracking
 from trueup.mismatch.reward_evaluation import length
 from trueup.mismatch.reward_evaluation.length import Length
-from trueup.mismatch.reward_policy import calibration, distribution_shift, over_optimisation, realignment
+from trueup.mismatch.reward_policy import calibration, distribution_shift, exploits, over_optimisation, realignment
 from trueup.mismatch.reward_policy.calibration import Calibration
 from trueup.mismatch.reward_policy.distribution_shift import DistributionShift
+from trueup.mismatch.reward_policy.exploits import Exploits
 from trueup.mismatch.reward_policy.over_optimisation import OverOptimisation
 from trueup.mismatch.reward_policy.realignment import Realignment
 
@@ -25,6 +27,7 @@ DIAGNOSES: tuple[ModuleType, ...] = (
     over_optimisation,
     distribution_shift,
     calibration,
+    exploits,
     length,
     tracking,
 )
@@ -32,15 +35,17 @@ DIAGNOSES: tuple[ModuleType, ...] = (
 
 
 class MismatchSettings(Config):
-    """Thresholds of every diagnosis, by its name, and of the decision."""
+    """Thresholds of every diagnosis, by its name, of the decision and of the three headline numbers."""
 
     over_optimisation: OverOptimisation = OverOptimisation()
     distribution_shift: DistributionShift = DistributionShift()
     calibration: Calibration = Calibration()
+    exploits: Exploits = Exploits()
     length: Length = Length()
     tracking: Tracking = Tracking()
     realignment: Realignment = Realignment()
     verdict: VerdictSettings = VerdictSettings()
+    headline: HeadlineSettings = HeadlineSettings()
 
 
 def diagnose_all(
