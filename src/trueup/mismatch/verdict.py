@@ -16,17 +16,41 @@ from trueup.mismatch.policy_evaluation import tracking
 from trueup.mismatch.policy_evaluation.tracking import Tracking
 from trueup.mismatch.reward_evaluation import length
 from trueup.mismatch.reward_evaluation.length import Length
-from trueup.mismatch.reward_policy import calibration, distribution_shift, exploits, over_optimisation, realignment
+from trueup.mismatch.reward_policy import (
+    calibration,
+    coverage,
+    distribution_shift,
+    exploits,
+    goodhart,
+    over_optimisation,
+    predicted_regret,
+    realignment,
+    shift_by_kl,
+    signal,
+    tail_mismatch,
+)
 from trueup.mismatch.reward_policy.calibration import Calibration
+from trueup.mismatch.reward_policy.coverage import Coverage
 from trueup.mismatch.reward_policy.distribution_shift import DistributionShift
 from trueup.mismatch.reward_policy.exploits import Exploits
+from trueup.mismatch.reward_policy.goodhart import Goodhart
 from trueup.mismatch.reward_policy.over_optimisation import OverOptimisation
+from trueup.mismatch.reward_policy.predicted_regret import PredictedRegret
 from trueup.mismatch.reward_policy.realignment import Realignment
+from trueup.mismatch.reward_policy.shift_by_kl import ShiftByKl
+from trueup.mismatch.reward_policy.signal import Signal
+from trueup.mismatch.reward_policy.tail_mismatch import TailMismatch
 
 DIAGNOSES: tuple[ModuleType, ...] = (
     over_optimisation,
     distribution_shift,
+    shift_by_kl,
     calibration,
+    goodhart,
+    tail_mismatch,
+    predicted_regret,
+    coverage,
+    signal,
     exploits,
     length,
     tracking,
@@ -39,7 +63,13 @@ class MismatchSettings(Config):
 
     over_optimisation: OverOptimisation = OverOptimisation()
     distribution_shift: DistributionShift = DistributionShift()
+    shift_by_kl: ShiftByKl = ShiftByKl()
     calibration: Calibration = Calibration()
+    goodhart: Goodhart = Goodhart()
+    tail_mismatch: TailMismatch = TailMismatch()
+    predicted_regret: PredictedRegret = PredictedRegret()
+    coverage: Coverage = Coverage()
+    signal: Signal = Signal()
     exploits: Exploits = Exploits()
     length: Length = Length()
     tracking: Tracking = Tracking()

@@ -7,6 +7,7 @@ appendix A, for the Gaussian case.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -93,6 +94,34 @@ def best_of_n(proxy: ArrayLike, value: ArrayLike, ns: Sequence[int]) -> Array:
     return np.array([rank_weights(len(chooses), n) @ shared[ordered] for n in ns])
 
 
+def best_of_n_rows(proxy: Array, value: Array, ns: Sequence[int]) -> Array:
+    """`best_of_n` of many prompts at once.
+
+    Args:
+        proxy: [P, K] the score that chooses; NaN where there is no reply.
+        value: [P, K] what is averaged, present wherever the proxy is.
+        ns: the n to evaluate.
+
+    Returns:
+        [P, len(ns)] NaN where a prompt has fewer than n replies.
+    """
+    found = np.full((len(proxy), len(ns)), np.nan)
+    counts = np.isfinite(proxy).sum(axis=1)
+    for count in np.unique(counts[counts > 0]).tolist():
+        rows = np.flatnonzero(counts == count)
+        order = np.argsort(proxy[rows], axis=1, kind="stable")[:, :count]  # what is not there comes last
+        chooses, gains = (np.take_along_axis(table[rows], order, axis=1) for table in (proxy, value))
+        new = np.ones(chooses.shape, dtype=bool)
+        new[:, 1:] = chooses[:, 1:] != chooses[:, :-1]
+        group = np.cumsum(new.ravel()) - 1
+        shared = (np.bincount(group, weights=gains.ravel()) / np.bincount(group))[group].reshape(gains.shape)
+        for i, n in enumerate(ns):
+            if n <= count:
+                found[rows, i] = shared @ rank_weights(count, n)
+    return found
+
+
+@cache
 def expected_maximum(n: int) -> float:
     """E[max of n independent N(0, 1)], by quadrature of x times the density of the maximum."""
 

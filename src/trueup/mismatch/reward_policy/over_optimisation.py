@@ -5,7 +5,7 @@ on the same prompts would find a drop in pure noise.
 
 Series, one entry a checkpoint: ``step``; ``kl_nats``, ``sqrt_kl`` (nats^(1/2)); ``gold``, ``proxy_fixed``, ``proxy_current``, each with
 ``_low`` and ``_high``; ``gold_fit_bon``, ``gold_fit_rl``: the fitted laws plus gold at the first checkpoint, None where a law does not
-apply or was not fitted.
+apply or was not fitted. What else the curves say (which law fits, gamma, area) is in `laws`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from pydantic import Field
 from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis, not_enough, shown
-from trueup.mismatch.panel import METHOD, Cells, Panel, absent_columns, curve_columns, panel_of, plain
-from trueup.stats import curves
+from trueup.mismatch.panel import METHOD, Cells, Panel, absent_columns, curve_columns, panel_of
+from trueup.mismatch.reward_policy.laws import laws, which_fits
 from trueup.stats.bootstrap import DRAWS, Array, cluster_weights, make_estimate
-from trueup.stats.curves import BEST_OF_N, LOG1P, RL, Law
 from trueup.stats.estimate import Estimate
 
 NAME = "over_optimisation"
@@ -67,7 +66,7 @@ def diagnose(records: pd.DataFrame, arm: str, settings: OverOptimisation, key: K
     )
     estimates, rise = _fall(panel, gold, proxy, halves, peaks, weights)
     drop, share = estimates[1], estimates[2]
-    fits, columns = _laws(panel, gold, weights, settings)
+    fits, columns = laws(panel, gold, proxy, weights, settings.min_sqrt_kl)
     alarm = (
         drop.low is not None
         and drop.low > 0
@@ -81,7 +80,7 @@ def diagnose(records: pd.DataFrame, arm: str, settings: OverOptimisation, key: K
         question=QUESTION,
         arm=arm,
         verdict="alarm" if alarm else "quiet",
-        rule=_rule(settings, steps, int(panel.steps[-1]), drop, share, rise),
+        rule=f"{_rule(settings, steps, int(panel.steps[-1]), drop, share, rise)} {which_fits(fits)}",
         estimates=(*estimates, peak, *fits),
         series={"step": panel.steps.tolist(), **columns, **_series(panel, weights)},
         samples=_exploits(panel),
@@ -142,46 +141,6 @@ def _fall(
         proxy_rise,
     ]
     return estimates, proxy_rise
-
-
-def _laws(panel: Panel, gold: Cells, weights: Array, settings: OverOptimisation) -> tuple[list[Estimate], dict[str, list[float | None]]]:
-    """Coefficients of both laws with prompt-bootstrap intervals, and their curves for the figure."""
-    kl = panel.column_cells("kl_nats")
-    empty: dict[str, list[float | None]] = {f"gold_fit_{law.name}": [None] * len(panel.steps) for law in (BEST_OF_N, RL)}
-    if kl is None:
-        return [], empty
-    d, d_draws = np.sqrt(np.maximum(kl.mean(), 0)), np.sqrt(np.maximum(kl.resampled(weights), 0))
-    level, level_draws = gold.mean(), gold.resampled(weights)
-    gain, gain_draws = level - level[0], level_draws - level_draws[:, :1]
-    error = gain_draws.std(axis=0)
-    columns, estimates, n = dict(empty), [], len(panel.prompts)
-    kept = (d >= settings.min_sqrt_kl) & (np.arange(len(d)) > 0)  # the same points for all laws: their AIC must compare
-    for law in (BEST_OF_N, RL, LOG1P):
-        found = curves.fit(law, d[kept], gain[kept], error[kept], min_d=0.0)
-        if found is None:
-            continue
-        estimates.append(
-            Estimate(name=f"aic_{law.name}", value=found.aic, low=None, high=None, n=found.n, unit="", method="weighted least squares")
-        )
-        if law is LOG1P:
-            continue
-        alphas, betas = curves.coefficients(
-            law, d_draws[:, kept], gain_draws[:, kept], curves.precision_of(error[kept], (int(kept.sum()),))
-        )
-        estimates.append(make_estimate(f"alpha_{law.name}", found.alpha, alphas, n, "score / sqrt(nats)", method=METHOD))
-        estimates.append(make_estimate(f"beta_{law.name}", found.beta, betas, n, "", method=METHOD))
-        estimates.append(_peak(law, found, alphas, betas, n))
-        fitted = level[0] + law.gain(d, found.alpha, found.beta)
-        columns[f"gold_fit_{law.name}"] = plain(np.where(kept, fitted, np.nan))
-    return estimates, columns
-
-
-def _peak(law: Law, found: curves.Fit, alphas: Array, betas: Array, n: int) -> Estimate:
-    """Where the fitted law turns over; absent where it does not, its interval where it does not in over 10 % of the resamples."""
-    places = [curves.peak(law, float(a), float(b)) for a, b in zip(alphas, betas, strict=True)]
-    draws = np.array([p[0] if p else np.nan for p in places])
-    here = curves.peak(law, found.alpha, found.beta)
-    return make_estimate(f"peak_sqrt_kl_{law.name}", here[0] if here else np.nan, draws, n, "sqrt(nats)", method=METHOD)
 
 
 def _series(panel: Panel, weights: Array) -> dict[str, list[float | None]]:
