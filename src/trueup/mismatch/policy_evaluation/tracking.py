@@ -1,7 +1,9 @@
 """Tracking: along the checkpoints, do gold and the evaluations follow the proxy that is being optimised (the paper's Figure 4)?
 
-Correlations are given on levels and on first differences: two trends correlate in levels whatever their steps do. Their intervals
-resample blocks of consecutive checkpoints, since neighbours are not independent, and, apart, prompts. A divergence is a pair of
+Correlations are given on levels and on first differences: two trends correlate in levels whatever their steps do. Neighbouring
+checkpoints are not independent, so the interval over checkpoints counts how many independent ones they are worth
+(`trueup.stats.serial`; a moving-block bootstrap covers far too seldom at such lengths, `studies/tracking_coverage.py`); another
+interval, apart, resamples prompts. A divergence is a pair of
 checkpoints between which the proxy rose and an evaluation got worse, both beyond a simultaneous band over all pairs of checkpoints
 and all series, so that looking everywhere does not find noise.
 
@@ -22,8 +24,8 @@ from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis, not_enough, shown
 from trueup.mismatch.panel import METHOD, Panel, curve_columns, panel_of
-from trueup.stats import rank
-from trueup.stats.bootstrap import DRAWS, Array, block_indices, make_estimate
+from trueup.stats import rank, serial
+from trueup.stats.bootstrap import DRAWS, Array, make_estimate
 from trueup.stats.estimate import Estimate
 
 NAME = "tracking"
@@ -53,8 +55,6 @@ class Tracking(Config):
     """Fewer checkpoints are not enough data."""
     min_prompts: int = Field(default=10, ge=2)
     """Fewer prompts are not enough data."""
-    block: int | None = Field(default=None, ge=1)
-    """Checkpoints a block of the moving-block bootstrap; the cube root of their number, rounded up, if left out."""
     level: float = Field(default=0.95, gt=0.5, lt=1)
     """Coverage of the simultaneous band of divergences."""
     draws: int = Field(default=DRAWS, ge=100)
@@ -89,8 +89,7 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Tracking, key: Key) -> D
     weights = panel.weights(key / "prompts", settings.draws)
     curves = {name: (c.mean(), c.resampled(weights)) for name, c in columns.items()}
     optimised = (proxy.mean(), proxy.resampled(weights))
-    blocks = _blocks(len(panel.steps), settings, key)
-    estimates = [e for name, curve in curves.items() for e in _correlations(name, optimised, curve, blocks, len(panel.prompts), settings)]
+    estimates = [e for name, curve in curves.items() for e in _correlations(name, optimised, curve, len(panel.prompts), settings)]
     judged = {name: curve for name, curve in curves.items() if settings.side(name)}
     diverged = _divergences(optimised, judged, settings)
     starts = {name: int(panel.steps[d.index(True)]) for name, d in diverged.items() if any(d)}
@@ -122,30 +121,31 @@ def _columns(panel: Panel) -> dict[str, str]:
     return {**gold, **{name: f"evaluations.{name}" for name in panel.evaluations()}}
 
 
-def _blocks(steps: int, settings: Tracking, key: Key) -> tuple[Any, Any]:
-    """Resampled positions of levels and of first differences."""
-    block = settings.block or int(np.ceil(steps ** (1 / 3)))
-    sizes = (steps, steps - 1)
-    levels, differences = (block_indices(size, min(block, size), settings.draws, key / "blocks" / size) for size in sizes)
-    return levels, differences
-
-
-def _correlations(
-    name: str, proxy: tuple[Array, Array], other: tuple[Array, Array], blocks: tuple[Any, Any], prompts: int, settings: Tracking
-) -> list[Estimate]:
-    """On levels and on first differences: each with a block interval over checkpoints, and again with a prompt interval."""
-    correlation = _CORRELATIONS[settings.correlation]
-    x, y = proxy[0], other[0]
-    found = []
-    for kind, (a, b), places in (("levels", (x, y), blocks[0]), ("differences", (np.diff(x), np.diff(y)), blocks[1])):
+def _correlations(name: str, proxy: tuple[Array, Array], other: tuple[Array, Array], prompts: int, settings: Tracking) -> list[Estimate]:
+    """On levels and on first differences: each with an interval over checkpoints, and again with a prompt interval."""
+    kind, changed = settings.correlation, (proxy[1], other[1])
+    correlation, found = _CORRELATIONS[kind], []
+    for which, a, b in (("levels", proxy[0], other[0]), ("differences", np.diff(proxy[0]), np.diff(other[0]))):
         value = float(correlation(a, b))
-        by_step = correlation(a[places], b[places])
-        changed = proxy[1], other[1]
-        by_prompt = correlation(*changed) if kind == "levels" else rank.of_differences(correlation, *changed)
-        stem = f"{settings.correlation}_{kind}_{name}"
-        found.append(make_estimate(stem, value, by_step, len(a), "", method="moving-block bootstrap over checkpoints"))
+        by_prompt = correlation(*changed) if which == "levels" else rank.of_differences(correlation, *changed)
+        stem = f"{kind}_{which}_{name}"
+        found.append(_along(stem, value, a, b, kind))
         found.append(make_estimate(f"{stem}_prompts", value, by_prompt, prompts, "", method=METHOD))
     return found
+
+
+def _along(name: str, value: float, a: Array, b: Array, kind: serial.Kind) -> Estimate:
+    low, high = (float(v) for v in serial.correlation_interval(value, a, b, kind))
+    known = bool(np.isfinite(value))
+    limits = known and bool(np.isfinite(low) and np.isfinite(high))
+    return Estimate(
+        name=name,
+        value=value if known else None,
+        low=low if limits else None,
+        high=high if limits else None,
+        n=len(a),
+        method="Fisher's interval over checkpoints, as many as they are independent",
+    )
 
 
 def _divergences(proxy: tuple[Array, Array], judged: Mapping[str, tuple[Array, Array]], settings: Tracking) -> dict[str, list[bool]]:
