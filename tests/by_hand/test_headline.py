@@ -52,8 +52,10 @@ def labelled(frame: pd.DataFrame, comparisons: list[tuple[str, str, str, float]]
 def test_promise_kept_is_gain_over_slope_times_rise() -> None:
     # slope: gold moves by 1 where the proxy moves by 2, so 1/2; the proxy rises by 3, which promises 1.5; gold rises by 0.6: 0.6 / 1.5 =
     # 0.4
-    first = rows({"proxy_fixed": pair(-1, 1), "gold": pair(-0.5, 0.5)})
-    last = rows({"proxy_fixed": pair(2, 4), "gold": pair(0.6, 0.6)}, step=10)
+    # prompts with a higher proxy have a lower gold, which says nothing about replies to one prompt
+    level = np.arange(PROMPTS)[:, None]
+    first = rows({"proxy_fixed": pair(-1, 1) + level, "gold": pair(-0.5, 0.5) - 3 * level})
+    last = rows({"proxy_fixed": pair(2, 4) + level, "gold": pair(0.6, 0.6) - 3 * level}, step=10)
     found = of(pd.concat([first, last]), "reward_policy")
     assert found.basis == "gold"
     assert found.estimate.value == pytest.approx(0.4)

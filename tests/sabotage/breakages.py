@@ -19,6 +19,7 @@ class Breakage(NamedTuple):
 
 
 OPS = "tests/by_hand/test_ops.py"
+HEADLINE = "tests/by_hand/test_headline.py"
 FUSED = "tests/by_hand/test_fused.py"
 LOGPROBS = "tests/by_hand/test_logprobs.py"
 ONLINE = "tests/by_hand/test_online_more.py"
@@ -37,6 +38,7 @@ LAYOUT = "tests/by_hand/test_layout.py"
 REALIGN = "tests/by_hand/test_realign_more.py"
 LOOP = "tests/by_hand/test_loop_more.py"
 SHARDED = "tests/processes/test_sharded.py"
+EXPLOITS = "tests/by_hand/test_exploits.py"
 LOOP_AND_LEARN = "tests/by_hand/test_loop_and_learn.py"
 OBJECTIVES = "tests/by_hand/test_objectives.py"
 LEARNER = "tests/by_hand/test_reward_learner.py"
@@ -571,7 +573,25 @@ _SHARDING = (
     ("slots-of-one-process-saved", "loop/state.py", "gathered(value.detach())", "getattr(value, '_local_tensor', value).detach()", (SHARDED,)),
 )  # fmt: skip
 
+_EXPLOITS = (
+    ("holm-multiplies-all-alike", "mismatch/exploit_tests.py", "p[int(i)] * (len(p) - rank)", "p[int(i)] * 1", (EXPLOITS,)),
+    ("exploits-need-not-grow", "mismatch/exploit_candidates.py", "grew * (slope - error)", "slope - error", (EXPLOITS,)),
+    ("deviations-from-no-mean", "mismatch/exploit_candidates.py", "centred: Array = table - (sums", "centred: Array = table - 0 * (sums", (EXPLOITS,)),
+    ("earned-phrases-are-accused", "mismatch/reward_policy/exploits.py", "promised + t.cost.value <= settings.max_return * max(promised, 0.0)", "promised > 0", (EXPLOITS,)),
+    ("the-cost-is-not-asked", "mismatch/exploit_tests.py", "_tail(here, place, -1.0) if here is not None else 1.0", "0.0", (EXPLOITS,)),
+)  # fmt: skip
+
+_HEADLINES = (
+    ("promise-between-prompts", "mismatch/headlines/promise_kept.py", "x[here] - (np.bincount(prompt, x[here], size) / counts)[prompt]", "x[here] - x[here].mean()", (HEADLINE,)),
+    ("promise-without-a-slope", "mismatch/headlines/promise_kept.py", "quotient(gain, float(slope) * rise)", "quotient(gain, rise)", (HEADLINE,)),
+    ("signal-against-full-ceiling", "mismatch/headlines/signal_used.py", 'found["attainable_share_low"]', 'found["accuracy_one_label"]', (HEADLINE,)),
+    ("collapse-counted", "mismatch/headlines/moved_along.py", "* (not _fell(reward[1:, -1] - reward[1:, best]))", "* 1.0", (HEADLINE,)),
+    ("noise-counted", "mismatch/headlines/moved_along.py", "least = SHOWN_MOVE * error", "least = 0.0 * error", (HEADLINE,)),
+)  # fmt: skip
+
 _ALL = (
+    *_HEADLINES,
+    *_EXPLOITS,
     *_SHARDING,
     *_OFFLINE,
     *_DECODING,
