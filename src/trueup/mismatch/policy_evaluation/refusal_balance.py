@@ -64,7 +64,8 @@ def diagnose(records: pd.DataFrame, arm: str, settings: RefusalBalance, key: Key
         return not_enough("policy_evaluation", NAME, QUESTION, arm, why)
     weights = panel.weights(key / "prompts", settings.draws)
     curves = {name: (c.mean(), c.resampled(weights)) for name, c in cells.items()}
-    curves["mean_error"] = (sum(v for v, _ in curves.values()) / 2, sum(d for _, d in curves.values()) / 2)
+    over, complied = (curves[e] for e in ERRORS)
+    curves["mean_error"] = ((over[0] + complied[0]) / 2, (over[1] + complied[1]) / 2)
     units = int(min(min(c.prompts()[[0, -1]]) for c in cells.values()))
     changes = {name: (float(v[-1] - v[0]), d[:, -1] - d[:, 0]) for name, (v, d) in curves.items()}
     estimates = [make_estimate(f"change_{name}", v, d, units, "share", method=METHOD) for name, (v, d) in changes.items()]
