@@ -1,8 +1,9 @@
 """Which checkpoint to keep: two hundred noisy comparisons against rules that read the proxy, the KL or the disagreement of an ensemble.
 
-Runs are those of the helpdesk pool (`run_pool.py`, both arms) and of tables (`tabular_runs.py`). Every rule sees four replies a prompt and checkpoint, never gold; the judge
-has the gold of the other sixteen (pool), or the exact one (tables). A label is one comparison by an annotator of the run's own world. Settings were chosen on the tuning seeds
-alone; intervals resample seeds (the two arms of a pool seed together). Runs in which no checkpoint gains, or gains less than five standard errors, are excluded and counted.
+Runs are those of the helpdesk pool (`run_pool.py`, both arms) and of tables (`tabular_runs.py`). Every rule sees four replies a prompt
+and checkpoint, never gold; the judge has the gold of the other sixteen (pool), or the exact one (tables). A label is one comparison by an
+annotator of the run's own world. Settings were chosen on the tuning seeds alone; intervals resample seeds (the two arms of a pool seed
+together). Runs in which no checkpoint gains, or gains less than five standard errors, are excluded and counted.
 
     python studies/keep_rule.py --pool runs/pool --out runs/keep            held-out seeds, as chosen
     python studies/keep_rule.py --pool runs/pool --out runs/keep --tune 40  a random search over the prior on tuning seeds
@@ -96,9 +97,7 @@ def pool_cases(pool: Path, seeds: Sequence[int]) -> Iterator[Case]:
                 return ask
 
             hidden = [c for c in shown if c == "gold" or c.startswith(("gold_components", "evaluations"))]
-            yield Case(
-                f"{seed}-{arm}", "helpdesk", seed, shown.drop(columns=hidden), arm, gold, error, asks, {**drawn, "arm": arm}
-            )
+            yield Case(f"{seed}-{arm}", "helpdesk", seed, shown.drop(columns=hidden), arm, gold, error, asks, {**drawn, "arm": arm})
 
 
 def _judged(rows: pd.DataFrame) -> tuple[Array, float]:
@@ -220,10 +219,10 @@ def search(cases: Sequence[Case], tries: int, out: Path) -> None:
     found = []
     for n in range(tries):
         g = (Key(0) / "search" / n).generator()
-        draw = dict(
-            rise=g.uniform(0.2, 2.0), rise_sd=g.uniform(0.1, 1.2), fall=g.uniform(0.0, 0.8), fall_sd=g.uniform(0.05, 0.6),
-            rest_sd=g.uniform(0.05, 0.6), length=g.uniform(0.5, 2.0), covariate_sd=g.uniform(0.5, 2.0),
-        )  # fmt: skip
+        draw = {
+            "rise": g.uniform(0.2, 2.0), "rise_sd": g.uniform(0.1, 1.2), "fall": g.uniform(0.0, 0.8), "fall_sd": g.uniform(0.05, 0.6),
+            "rest_sd": g.uniform(0.05, 0.6), "length": g.uniform(0.5, 2.0), "covariate_sd": g.uniform(0.5, 2.0),
+        }  # fmt: skip
         prior = UtilityPrior() if n == 0 else UtilityPrior(**{k: round(float(v), 3) for k, v in draw.items()})
         shares = {
             f"{world} {budget}": float(np.mean([max(-1.0, c.share(labelled(c, KeepRule(prior=prior, budget=budget, batch=20), r)))

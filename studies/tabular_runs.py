@@ -1,10 +1,11 @@
-"""Runs in tables: prompts by replies of the reference, a reward model fitted to noisy labels, and the exact path of policies that it leads to.
+"""Runs in tables: prompts by replies of the reference, a reward model fitted to noisy labels, and the exact path of policies it leads to.
 
-Every reply has a hidden quality and some styles. Gold is quality plus styles, each worth something up to a point and costing more and more beyond; annotators
-like styles without end (biases linear in them), are noisy, and see quality through gold. The proxy is a ridge logistic regression on annotators' comparisons of
-reference replies: it sees quality blurred (a small reward model blurs more) and only some styles; replies with a rare
-mark are worse, and in half of the worlds the proxy pays for it. The policy of path point t has probabilities proportional to exp(t x score), from the reference to the strength that the KL coefficient allows; so
-gold, KL and the best checkpoint are known without error. Records hold a few sampled replies a prompt and checkpoint, as a run's would.
+Every reply has a hidden quality and some styles. Gold is quality plus styles, each worth something up to a point and costing more and
+more beyond; annotators like styles without end (biases linear in them), are noisy, and see quality through gold. The proxy is a ridge
+logistic regression on annotators' comparisons of reference replies: it sees quality blurred (a small reward model blurs more) and only
+some styles; replies with a rare mark are worse, and in half of the worlds the proxy pays for it. The policy of path point t has
+probabilities proportional to exp(t x score), from the reference to the strength that the KL coefficient allows; so gold, KL and the best
+checkpoint are known without error. Records hold a few sampled replies a prompt and checkpoint, as a run's would.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ PROMPTS, REPLIES, CHECKPOINTS, SAMPLES, STYLES, ANNOTATORS, MEMBERS = 120, 300, 
 Array = NDArray[np.float64]
 CHOICES: dict[str, tuple[Any, ...]] = {
     "noise": (0.25, 0.5, 1.0),
-    "bias": (0.05, 0.1, 0.2),
+    "bias": (0.02, 0.05, 0.1),
     "pairs": (300, 1000, 3000),
     "blur": (0.7, 1.4, 2.8),
     "strength": (4.0, 8.0, 16.0),
     "path": ("tilt", "rank", "uneven"),
     "mark": (0.0, 1.5),
 }
-"""Annotators' temperature and biases, pairs, blur of quality (size of the reward model), the end of the path (inverse KL coefficient), what optimises, price of the mark."""
+"""Annotators' temperature and biases, pairs, blur of quality (the smaller the reward model, the more), the end of the path (an inverse KL
+coefficient), what optimises, price of the mark."""
 
 
 @dataclass(frozen=True)
@@ -140,4 +142,6 @@ def _sampled(chances: Array, samples: int, key: Key) -> NDArray[np.int64]:
     """[S, P, K] replies."""
     u = key.generator().random((CHECKPOINTS, PROMPTS, samples))
     total = np.cumsum(chances, axis=2)
-    return np.stack([[np.searchsorted(total[s, p], u[s, p] * total[s, p, -1], side="right") for p in range(PROMPTS)] for s in range(CHECKPOINTS)])
+    return np.stack(
+        [[np.searchsorted(total[s, p], u[s, p] * total[s, p, -1], side="right") for p in range(PROMPTS)] for s in range(CHECKPOINTS)]
+    )

@@ -1,16 +1,17 @@
 """Tests that may be looked at after every observation: betting e-processes, confidence sequences, Wald's sequential test.
 
-An e-process is what a gambler owns who began with 1 and bets against a null hypothesis. Under it the capital is a supermartingale that is never
-negative, so the chance that it ever reaches 1/alpha is at most alpha (Ville 1939), however often one looks and whenever one stops. Bets may depend on
-everything seen before, never on the observation they are made on (Shafer and Vovk 2019; Waudby-Smith and Ramdas 2024, arXiv:2010.09686; Ramdas et al.
-2023, arXiv:2210.01948).
+An e-process is what a gambler owns who began with 1 and bets against a null hypothesis. Under it the capital is a supermartingale that is
+never negative, so the chance that it ever reaches 1/alpha is at most alpha (Ville 1939), however often one looks and whenever one stops.
+Bets may depend on everything seen before, never on the observation they are made on (Shafer and Vovk 2019; Waudby-Smith and Ramdas 2024,
+arXiv:2010.09686; Ramdas et al. 2023, arXiv:2210.01948).
 
 Deviations:
-1. Capital is averaged over a few fixed bets (`mixed`) where the paper's portfolios tune one; an average of e-processes is an e-process and knows no tuning.
+1. Capital is averaged over a few fixed bets (`mixed`) where the paper's portfolios tune one; an average of e-processes is an e-process
+   and knows no tuning.
 2. `betting_interval` looks for the interval on a grid of means; its ends are widened to the next point of the grid.
 
-Null hypothesis of the one-sided ones: no difference has a conditional mean below 0, |difference| <= bound. Arrays are [..., n], the newest last; NaN is an
-observation that was not made, and moves nothing.
+Null hypothesis of the one-sided ones: no difference has a conditional mean below 0, |difference| <= bound. Arrays are [..., n], the
+newest last; NaN is an observation that was not made, and moves nothing.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def mixed(differences: Array, bound: float, shares: Sequence[float] = BETS) -> A
 
 
 def plugged_in(differences: Array, bound: float, largest: float = 0.5) -> Array:
-    """Capital with the bet that the observations so far would have liked: clip(-mean / (variance + mean^2), 0, largest / bound); 0 at first.
+    """Capital with the bet that the observations so far would have liked: clip(-mean / mean square, 0, largest / bound); 0 at first.
 
     Shapes and errors of `fixed`.
     """
@@ -91,7 +92,7 @@ def crossed(capital: Array, alpha: float) -> NDArray[np.int64]:
 def e_bh(values: Array, alpha: float) -> NDArray[np.bool_]:
     """Which of K null hypotheses are rejected with a false discovery rate of at most alpha, under any dependence.
 
-    The k largest e-values are, with the largest k for which all of them are at least K / (alpha k) (Wang and Ramdas 2022, arXiv:2009.02824).
+    The k largest e-values are, with the largest k for which all of them are at least K / (alpha k) (Wang, Ramdas 2022, arXiv:2009.02824).
     """
     e = np.asarray(values, dtype=float)
     ordered = np.sort(e)[::-1]
