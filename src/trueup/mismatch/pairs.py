@@ -2,12 +2,12 @@
 
 Which reply is better is read from labels, or from gold; both kinds of pair are judged by the same of the two, since accuracy against
 noisy labels and against the truth are not comparable. Pairs whose truth is a tie have no right answer and are left out; a tie of the
-score counts half.
+score counts half. Of very many samples some pairs stand for all: `MOST_PAIRS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,11 +16,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from trueup.core.record import OFFLINE_ARM
-from trueup.mismatch.panel import Panel, numbers
+from trueup.core.rng import Key
+from trueup.mismatch.panel import Panel, kept, numbers
 from trueup.stats.bootstrap import Array
 
 Truth = Literal["labels", "gold"]
 TruthSetting = Literal["auto", "labels", "gold"]
+MOST_PAIRS = 2_000_000
+"""Pairs of a policy's samples; where there would be more, each reply is paired with the same number of others, drawn at random."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,10 @@ def correct(score_difference: Array, outcome: Array) -> Array:
 
 def offline_pairs(records: pd.DataFrame) -> Pairs | None:
     """Held-out pairs of the preference set: those that labels name; without labels, all pairs of one prompt. None where there are none."""
+    return kept(records, "offline pairs", lambda: _offline_pairs(records))
+
+
+def _offline_pairs(records: pd.DataFrame) -> Pairs | None:
     rows = records[(records["arm"] == OFFLINE_ARM) & (records["split"] != "train")]
     if rows.empty:
         return None
@@ -88,12 +95,25 @@ def offline_pairs(records: pd.DataFrame) -> Pairs | None:
 
 
 def policy_pairs(panel: Panel) -> Pairs | None:
-    """All pairs of samples of one checkpoint for the same prompt; None where no prompt has two samples at one step."""
-    first, second = _within(panel.step * len(panel.prompts) + panel.prompt)
+    """Pairs of samples of one checkpoint for the same prompt, all of them up to `MOST_PAIRS`; None where no prompt has two samples at one
+    step. Pairs with labels are always among them."""
+    if "pairs" not in panel.memory:
+        panel.memory["pairs"] = _policy_pairs(panel)
+    found: Pairs | None = panel.memory["pairs"]
+    return found
+
+
+def _policy_pairs(panel: Panel) -> Pairs | None:
+    cell = panel.step * len(panel.prompts) + panel.prompt
+    labels = _label_table(panel.rows)
+    first, second = _within(cell)
+    if len(labels):
+        one, other = (labels[c].to_numpy(dtype=np.int64) for c in ("first", "second"))
+        asked = (cell[one] == cell[other]) & ~np.isin(one * len(cell) + other, first * len(cell) + second)
+        first, second = np.concatenate([first, one[asked]]), np.concatenate([second, other[asked]])
     if not len(first):
         return None
     preference = np.full(len(first), np.nan)
-    labels = _label_table(panel.rows)
     if len(labels):
         known = dict(zip(zip(labels["first"], labels["second"], strict=True), labels["preference"], strict=True))
         preference = np.array([known.get(p, np.nan) for p in zip(first.tolist(), second.tolist(), strict=True)])
@@ -111,12 +131,18 @@ def labelled_pairs(panel: Panel) -> Pairs | None:
 
 def disjoint(pairs: Pairs) -> Pairs:
     """A subset in which no reply occurs twice, so that the outcomes are independent of each other; earlier pairs go first."""
-    used: set[int] = set()
+    left = np.arange(len(pairs))
     kept = np.zeros(len(pairs), dtype=bool)
-    for i, (a, b) in enumerate(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)):
-        if a not in used and b not in used:
-            used |= {a, b}
-            kept[i] = True
+    while len(left):
+        # the earliest pair of both of its replies is taken; pairs that share a reply with it are not asked again
+        earliest = np.full(len(pairs.rows), len(pairs))
+        for side in (pairs.first, pairs.second):
+            np.minimum.at(earliest, side[left], left)
+        here = (earliest[pairs.first[left]] == left) & (earliest[pairs.second[left]] == left)
+        taken = np.zeros(len(pairs.rows), dtype=bool)
+        taken[pairs.first[left[here]]] = taken[pairs.second[left[here]]] = True
+        kept[left[here]] = True
+        left = left[~(taken[pairs.first[left]] | taken[pairs.second[left]])]
     return pairs.take(kept)
 
 
@@ -193,27 +219,39 @@ def wins_over_first(panel: Panel) -> Array | None:
     return np.where(panel.step == 0, 0.5, wins)
 
 
-def _within(group: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of positions in the same run of a grouped column [N]."""
-    n = len(group)
-    starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]]) if n else np.zeros(0, dtype=np.int64)
+def _within(cell: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of positions in the same run of a sorted column [N]: all, or of each position the same number, up to `MOST_PAIRS`."""
+    n = len(cell)
+    starts = np.flatnonzero(np.r_[True, cell[1:] != cell[:-1]]) if n else np.zeros(0, dtype=np.int64)
     sizes = np.diff(np.r_[starts, n])
-    place = np.arange(n) - np.repeat(starts, sizes)
-    parts = [np.flatnonzero(place + k < np.repeat(sizes, sizes)) for k in range(1, int(sizes.max(initial=0)))]
-    firsts = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
-    seconds = np.concatenate([p + k for k, p in enumerate(parts, start=1)]) if parts else firsts
-    return firsts, seconds
+    place, size = np.arange(n) - np.repeat(starts, sizes), np.repeat(sizes, sizes)
+    few = int((sizes * (sizes - 1) // 2).sum()) <= MOST_PAIRS
+    # names of samples may follow their scores, so that neighbours would be alike: partners are drawn
+    order = np.arange(n) if few else np.lexsort(((Key(0) / "pairs").permutation(n), cell))
+    firsts, seconds, total = [], [], 0
+    for k in range(1, int(sizes.max(initial=0))):
+        here = np.flatnonzero(place + k < size)
+        total += len(here)
+        if not few and k > 1 and total > MOST_PAIRS:
+            break
+        firsts.append(order[here])
+        seconds.append(order[here + k])
+    if not firsts:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    first, second = np.concatenate(firsts), np.concatenate(seconds)
+    return np.minimum(first, second), np.maximum(first, second)
 
 
 def _label_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Labels of pairs that are both in ``rows``: positions first < second, and the mean preference for the first."""
     if "labels" not in rows:
         return pd.DataFrame({"first": np.zeros(0, np.int64), "second": np.zeros(0, np.int64), "preference": np.zeros(0)})
-    place = {sample: i for i, sample in enumerate(rows["sample_id"].tolist())}
+    filled = [(i, given) for i, value in enumerate(rows["labels"].tolist()) if (given := _labels(value))]
+    place = {sample: i for i, sample in enumerate(rows["sample_id"].tolist())} if filled else {}
     found = [
         (i, place[label["other_sample_id"]], label["annotator"], float(label["preference"]))
-        for i, labels in enumerate(rows["labels"])
-        for label in _labels(labels)
+        for i, given in filled
+        for label in given
         if label["other_sample_id"] in place
     ]
     table = pd.DataFrame(found, columns=["this", "other", "annotator", "preference"])
@@ -226,8 +264,7 @@ def _label_table(rows: pd.DataFrame) -> pd.DataFrame:
     return once.groupby(["first", "second"], as_index=False)["preference"].mean()
 
 
-def _labels(value: object) -> Iterable[Mapping[str, Any]]:
-    if value is None or isinstance(value, float):
-        return ()
-    assert isinstance(value, Iterable)
+def _labels(value: Any) -> list[Mapping[str, Any]]:
+    if value is None or isinstance(value, float) or not len(value):
+        return []
     return [label if isinstance(label, Mapping) else vars(label) for label in value]

@@ -1,12 +1,16 @@
 """One arm's checkpoints as prompts x steps: what the diagnoses along training work on.
 
 Resampling prompts resamples whole rows of this table, the same prompts at every step, so that differences between checkpoints are
-paired and a whole curve is resampled at once.
+paired and a whole curve is resampled at once. Sorting a million rows takes seconds, so `keeping` lets all diagnoses of one frame share it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +21,33 @@ from trueup.stats.bootstrap import DRAWS, Array, cluster_weights, interval, make
 from trueup.stats.estimate import Estimate
 
 METHOD = "prompt bootstrap"
+T = TypeVar("T")
+_KEPT: ContextVar[tuple[pd.DataFrame, dict[Hashable, Any]] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def keeping(records: pd.DataFrame) -> Iterator[None]:
+    """Inside, what is made of this frame by `kept` is made once. Nobody may change the frame meanwhile."""
+    before = _KEPT.get()
+    if before is not None and before[0] is records:
+        yield
+        return
+    token = _KEPT.set((records, {}))
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def kept(records: pd.DataFrame, name: Hashable, make: Callable[[], T]) -> T:
+    """What ``make`` gives; inside `keeping` of the very same frame it is asked once a name."""
+    found = _KEPT.get()
+    if found is None or found[0] is not records:
+        return make()
+    if name not in found[1]:
+        found[1][name] = make()
+    value: T = found[1][name]
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +84,8 @@ class Panel:
     """[N] Position of each row's prompt."""
     step: NDArray[np.int64]
     """[N] Position of each row's step."""
+    memory: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was made of this panel, by name; see `trueup.mismatch.pairs.policy_pairs`."""
 
     def column(self, name: str) -> Array | None:
         """[N] A numeric column, NaN where missing; None where the column is absent or wholly empty."""
@@ -110,16 +143,48 @@ def numbers(column: pd.Series) -> Array | None:
 
 def panel_of(records: pd.DataFrame, arm: str, split: str = "test") -> Panel | None:
     """The checkpoint rows of an arm, plain samples only, sorted so that order in the file does not matter; None where there are none."""
+    return kept(records, ("panel", arm, split), lambda: _panel(records, arm, split))
+
+
+def _panel(records: pd.DataFrame, arm: str, split: str) -> Panel | None:
     here = (records["arm"] == arm) & (records["split"] == split) & records["step"].notna()
-    rows = records[here & records["variant"].isna()] if "variant" in records else records[here]
-    if rows.empty:
+    if "variant" in records:
+        here &= records["variant"].isna()
+    place = np.flatnonzero(here.to_numpy(dtype=bool))
+    if not len(place):
         return None
-    rows = rows.sort_values(["step", "prompt_id", "sample_id"], kind="stable", ignore_index=True)
-    prompt, prompts = pd.factorize(rows["prompt_id"].astype(object), sort=True)
-    step, steps = pd.factorize(rows["step"].astype(np.int64), sort=True)
+    step, steps = pd.factorize(records["step"].to_numpy(dtype=float)[place].astype(np.int64), sort=True)
+    prompt, prompts = _sorted_codes(records["prompt_id"].iloc[place])
+    order = np.lexsort((prompt, step))
+    ids = records["sample_id"].iloc[place[order]]
+    if _descends(ids, prompt[order] + len(prompts) * step[order]):
+        rank = np.empty(len(place), dtype=np.int64)
+        rank[records["sample_id"].iloc[place].argsort(kind="stable")] = np.arange(len(place))
+        order = np.lexsort((rank, prompt, step))
     return Panel(
-        arm=arm, rows=rows, prompts=np.asarray(prompts, dtype=object), steps=np.asarray(steps, dtype=np.int64), prompt=prompt, step=step
+        arm=arm,
+        rows=records.iloc[place[order]].reset_index(drop=True),
+        prompts=prompts,
+        steps=np.asarray(steps, dtype=np.int64),
+        prompt=prompt[order],
+        step=step[order],
     )
+
+
+def _sorted_codes(names: pd.Series) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
+    """Place of each name among the distinct ones, which are sorted; only the distinct ones are sorted."""
+    codes, found = pd.factorize(names)
+    distinct = np.asarray(found, dtype=object)
+    order = np.argsort(distinct, kind="stable")
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    return rank[codes], distinct[order]
+
+
+def _descends(ids: pd.Series, cell: NDArray[np.int64]) -> bool:
+    """Whether, inside any cell, a sample stands before one whose name comes first."""
+    before, after = ids.iloc[:-1].reset_index(drop=True), ids.iloc[1:].reset_index(drop=True)
+    return bool((np.asarray(before > after, dtype=bool) & (cell[1:] == cell[:-1])).any())
 
 
 def curve_estimates(cells: Cells, weights: Array, name: str, unit: str) -> list[Estimate]:

@@ -12,6 +12,7 @@ from trueup.core.rng import Key
 from trueup.mismatch.decision import Decision, VerdictSettings, decide
 from trueup.mismatch.diagnosis import Diagnosis
 from trueup.mismatch.headlines.number import HeadlineSettings
+from trueup.mismatch.panel import keeping
 from trueup.mismatch.policy_evaluation import tracking
 from trueup.mismatch.policy_evaluation.tracking import Tracking
 from trueup.mismatch.reward_evaluation import length
@@ -97,11 +98,12 @@ def diagnose_all(
     """
     s = settings or MismatchSettings()
     found: list[Diagnosis] = []
-    for arm in arms:
-        found += [module.diagnose(records, arm, getattr(s, module.NAME), key / arm / module.NAME) for module in DIAGNOSES]
     if comparisons is None:
         comparisons = [(arm, other) for i, arm in enumerate(arms) for other in arms[:i]]
-    decisions = {arm: decide(records, arm, found, s.verdict, s.tracking, key / arm / "decision") for arm in arms}
-    for arm, baseline in comparisons:
-        found.append(realignment.compare(records, arm, baseline, s.realignment, key / arm / "against" / baseline))
+    with keeping(records):
+        for arm in arms:
+            found += [module.diagnose(records, arm, getattr(s, module.NAME), key / arm / module.NAME) for module in DIAGNOSES]
+        decisions = {arm: decide(records, arm, found, s.verdict, s.tracking, key / arm / "decision") for arm in arms}
+        for arm, baseline in comparisons:
+            found.append(realignment.compare(records, arm, baseline, s.realignment, key / arm / "against" / baseline))
     return found, decisions

@@ -16,6 +16,7 @@ from trueup.core.rng import Key
 from trueup.mismatch.decision import Decision
 from trueup.mismatch.diagnosis import Diagnosis
 from trueup.mismatch.learned import Phrase, learned_phrases
+from trueup.mismatch.panel import keeping
 from trueup.mismatch.reward_policy import realignment
 from trueup.mismatch.series import CheckpointRow, checkpoint_table
 from trueup.mismatch.verdict import MismatchSettings, diagnose_all
@@ -76,24 +77,25 @@ def load_run(root: Path, key: Key, settings: MismatchSettings | None = None) -> 
     arms = arms_of(manifest, list(dict.fromkeys(rows["arm"])))
     names, pairs = [a.name for a in arms], comparisons(arms)
     main = str(manifest.get("main_arm") or "")
-    diagnoses, decisions = diagnose_all(records, names, key / "diagnoses", settings=settings, comparisons=pairs)
-    compared = [d for d in diagnoses if d.name == realignment.NAME]
-    return Findings(
-        name=str(manifest.get("name") or root.resolve().name),
-        manifest=manifest,
-        records=rows,
-        offline=int((records["arm"] == OFFLINE_ARM).sum()),
-        arms=arms,
-        main_arm=main if main in names else next(iter(names), None),
-        checkpoints={n: checkpoint_table(records, n, key / "checkpoints" / n) for n in names},
-        diagnoses=tuple(diagnoses),
-        decisions=decisions,
-        comparisons=tuple((arm, other, d) for (arm, other), d in zip(pairs, compared, strict=True)),
-        decided_by=(settings or MismatchSettings()).realignment.decides,
-        phrases={n: learned_phrases(rows[rows["arm"] == n]) for n in names},
-        reliability={n: reliability_table(records, n) for n in names},
-        reward=reward,
-    )
+    with keeping(records):
+        diagnoses, decisions = diagnose_all(records, names, key / "diagnoses", settings=settings, comparisons=pairs)
+        compared = [d for d in diagnoses if d.name == realignment.NAME]
+        return Findings(
+            name=str(manifest.get("name") or root.resolve().name),
+            manifest=manifest,
+            records=rows,
+            offline=int((records["arm"] == OFFLINE_ARM).sum()),
+            arms=arms,
+            main_arm=main if main in names else next(iter(names), None),
+            checkpoints={n: checkpoint_table(records, n, key / "checkpoints" / n) for n in names},
+            diagnoses=tuple(diagnoses),
+            decisions=decisions,
+            comparisons=tuple((arm, other, d) for (arm, other), d in zip(pairs, compared, strict=True)),
+            decided_by=(settings or MismatchSettings()).realignment.decides,
+            phrases={n: learned_phrases(rows[rows["arm"] == n]) for n in names},
+            reliability={n: reliability_table(records, n) for n in names},
+            reward=reward,
+        )
 
 
 def _records(run: Run) -> pd.DataFrame:

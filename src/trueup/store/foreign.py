@@ -219,7 +219,8 @@ def _fill(flat: dict[str, pa.Array], rows: int, file: ForeignFile, before: int) 
         flat["step"] = pa.nulls(rows, pa.int64())
     _refuse_null(pc.if_else(offline, 0, flat["step"]), "step", file)
     if "sample_id" not in flat:
-        numbers = pa.array(np.arange(before, before + rows)).cast(pa.string())
+        # of equal width, so that names are in the order of rows
+        numbers = pc.utf8_lpad(pa.array(np.arange(before, before + rows)).cast(pa.string()), width=9, padding="0")
         flat["sample_id"] = pc.binary_join_element_wise("row", numbers, "-")
     if "policy_id" not in flat:
         steps = pc.fill_null(flat["step"].cast(pa.string()), "")
