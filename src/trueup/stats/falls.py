@@ -1,7 +1,7 @@
 """Whether a curve has come down from any of its earlier points, with one error rate for all of them.
 
-Every earlier point is compared with the last one. The resamples say how far the largest studentised difference strays by chance, and
-each difference is held against that (max-t; Romano and Wolf 2005). No point is chosen first and tested afterwards on the same data.
+Every earlier point is compared with the last one, by a band that holds for all differences at once (`stats.simultaneous`). No point is
+chosen first and tested afterwards on the same data.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trueup.stats.bootstrap import LEVEL, Array, interval
+from trueup.stats.bootstrap import LEVEL, Array
+from trueup.stats.simultaneous import band
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,35 +39,20 @@ def fall_to_last(values: Array, draws: Array, units: int, level: float = LEVEL) 
         values: [S]; NaN where unknown.
         draws: [R, S] the same of each resample.
         units: independent units behind them.
-        level: simultaneous coverage of the two-sided limits, so that a fall is claimed falsely in at most (1 - level) / 2.
+        level: joint coverage of the limits, so that a fall is claimed falsely in at most about (1 - level) / 2.
 
     Returns:
         None where the last point, or all others, are unknown.
     """
-    size, resampled = values[:-1] - values[-1], draws[:, :-1] - draws[:, -1:]
-    known = np.flatnonzero(np.isfinite(size) & np.isfinite(resampled).all(axis=0))
-    if not len(known):
+    size = values[:-1] - values[-1]
+    if not np.isfinite(size).any():
         return None
-    size, reach = size[known], simultaneous_reach(size[known], resampled[:, known], units, level)
-    best = int((size - np.nan_to_num(reach)).argmax())
-    value, far = float(size[best]), float(reach[best])
-    limited = bool(np.isfinite(far))
-    return Fall(position=int(known[best]), size=value, low=value - far if limited else None, high=value + far if limited else None)
-
-
-def simultaneous_reach(values: Array, draws: Array, units: int, level: float = LEVEL) -> Array:
-    """[S] How far above each of several values all true ones lie together with probability (1 + level) / 2; by symmetry, how far below.
-
-    Args:
-        values: [S]
-        draws: [R, S] the same of each resample.
-        units: independent units behind them.
-        level: coverage of the two-sided limits.
-
-    Returns:
-        NaN with fewer than two units; 0 for a value that no resample changes.
-    """
-    error = draws.std(axis=0)
-    strays = np.divide(draws - values, error, out=np.zeros_like(draws), where=error > 0)
-    _, bound = interval(strays.max(axis=1), units, level)
-    return np.asarray(bound * error)
+    low, high = band(size, draws[:, :-1] - draws[:, -1:], units, level)
+    best = int(np.nanargmax(low if np.isfinite(low).any() else size))
+    limited = bool(np.isfinite(low[best]))
+    return Fall(
+        position=best,
+        size=float(size[best]),
+        low=float(low[best]) if limited else None,
+        high=float(high[best]) if limited else None,
+    )

@@ -40,6 +40,8 @@ NAME = "coverage"
 QUESTION = "Does the policy still write what the reward model was shown?"
 HASHED = 2**16
 """Places that words and pairs of words are hashed to."""
+ROUNDING = 1e-9
+"""Equal texts have a cosine of 1 up to this."""
 
 
 class Coverage(Config):
@@ -106,7 +108,8 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Coverage, key: Key) -> D
     rule = (
         f"Alarm when the share of replies with a neighbour in the preference set (cosine {radius:.2f} or more, as "
         f"{settings.radius_quantile:.0%} of the set's own have) fell by more than {settings.max_lost:g} and harm is shown: {shown(lost)}, "
-        f"from {shown(estimates[0])}. At most {settings.max_texts} replies of the set and of each checkpoint were compared.{density} {harm.said()}"
+        f"from {shown(estimates[0])}. At most {settings.max_texts} replies of the set and of each checkpoint were "
+        f"compared.{density} {harm.said()}"
     )
     return Diagnosis(
         link="reward_policy",
@@ -126,19 +129,20 @@ def _similarity(panel: Panel, offline: pd.DataFrame, settings: Coverage, key: Ke
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
     drawn = [_drawn(panel, s, settings.max_texts, key / s) for s in range(len(panel.steps))]
-    texts = panel.rows["response"].astype(str).to_numpy()
+    rows = np.concatenate(drawn)
+    # policies repeat themselves: every text is looked up once
+    code, texts = pd.factorize(panel.rows["response"].astype(str).to_numpy()[rows])
     words = HashingVectorizer(n_features=HASHED, ngram_range=(1, 2), alternate_sign=False, norm=None, token_pattern=r"\S+")
-    own, first = words.transform(offline["response"].astype(str)), words.transform(texts[drawn[0]])
+    own, written = words.transform(offline["response"].astype(str)), words.transform(texts)
     rarity = TfidfTransformer(sublinear_tf=True)
-    rarity.fit(vstack([own, first]))
+    rarity.fit(vstack([own, written[code[: len(drawn[0])]]]))
     set_ = rarity.transform(own)
     among = np.asarray((set_ @ set_.T).todense())
     prompt = pd.factorize(offline["prompt_id"])[0]
     among[prompt[:, None] == prompt[None, :]] = -np.inf
-    radius = float(np.quantile(among.max(axis=1), 1 - settings.radius_quantile))
-    found = np.full(len(texts), np.nan)
-    for rows in drawn:
-        found[rows] = (rarity.transform(words.transform(texts[rows])) @ set_.T).max(axis=1).toarray()[:, 0]
+    radius = float(np.quantile(among.max(axis=1), 1 - settings.radius_quantile)) - ROUNDING
+    found = np.full(len(panel.rows), np.nan)
+    found[rows] = (rarity.transform(written) @ set_.T).max(axis=1).toarray()[:, 0][code]
     return found, radius
 
 

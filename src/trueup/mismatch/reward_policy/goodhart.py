@@ -33,7 +33,7 @@ from trueup.mismatch.diagnosis import Diagnosis, not_enough, shown
 from trueup.mismatch.harm import harm_of
 from trueup.mismatch.panel import METHOD, Panel, absent_columns, panel_of, plain
 from trueup.stats.bootstrap import DRAWS, Array, interval, make_estimate
-from trueup.stats.falls import simultaneous_reach
+from trueup.stats.simultaneous import band
 
 NAME = "goodhart"
 QUESTION = "Does more of the proxy still mean more gold, on the policy's own replies?"
@@ -145,9 +145,8 @@ def _slopes(panel: Panel, x: Array, y: Array, weights: Array, *, centre: bool = 
 def _reversal(everywhere: Curve, top: Curve, units: int, least: float) -> int | None:
     """Position of the first checkpoint at which a slope is shown to be negative, one error for all checkpoints and both looks."""
     values, draws = np.concatenate([everywhere[0], top[0]]), np.concatenate([everywhere[1], top[1]], axis=1)
-    known = np.flatnonzero(np.isfinite(values) & np.isfinite(draws).all(axis=0))
-    reach = simultaneous_reach(values[known], draws[:, known], units)
-    found = known[(values[known] + reach < 0) & (values[known] <= -least * abs(float(values[0])))] % len(everywhere[0])
+    _, high = band(values, draws, units)
+    found = np.flatnonzero((high < 0) & (values <= -least * abs(float(values[0])))) % len(everywhere[0])
     return int(found.min()) if len(found) else None
 
 
