@@ -97,9 +97,9 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Consistency, key: Key) -
         arm=arm,
         verdict="alarm" if weak else "quiet",
         rule=(
-            f"Alarm when the proxy ranks the last checkpoint's replies otherwise in other words: Kendall's mean tau within prompts is below "
-            f"{settings.min_agreement:g} (upper limit of a simultaneous {settings.level:.0%} band over variants), and below gold's own "
-            f"where gold is known: {seen}. Depends on the words: {', '.join(weak) or 'none'}."
+            f"Alarm when the proxy ranks the last checkpoint's replies otherwise in other words: Kendall's mean tau within prompts below "
+            f"{settings.min_agreement:g} (upper limit of a simultaneous {settings.level:.0%} band over variants), and below gold's "
+            f"own where gold is known: {seen}. Depends on the words: {', '.join(weak) or 'none'}."
         ),
         estimates=tuple(estimates),
         series={"step": panel.steps.tolist(), **series},
