@@ -13,10 +13,29 @@ from trueup.mismatch.decision import Decision, VerdictSettings, decide
 from trueup.mismatch.diagnosis import Diagnosis
 from trueup.mismatch.headlines.number import HeadlineSettings
 from trueup.mismatch.panel import keeping
-from trueup.mismatch.policy_evaluation import tracking
+from trueup.mismatch.policy_evaluation import (
+    alignment_tax,
+    diversity,
+    next_token_loss,
+    positions,
+    refusal_balance,
+    sensitivity,
+    tracking,
+)
+from trueup.mismatch.policy_evaluation.alignment_tax import AlignmentTax
+from trueup.mismatch.policy_evaluation.diversity import Diversity
+from trueup.mismatch.policy_evaluation.next_token_loss import NextTokenLoss
+from trueup.mismatch.policy_evaluation.positions import Positions
+from trueup.mismatch.policy_evaluation.refusal_balance import RefusalBalance
+from trueup.mismatch.policy_evaluation.sensitivity import Sensitivity
 from trueup.mismatch.policy_evaluation.tracking import Tracking
-from trueup.mismatch.reward_evaluation import length
+from trueup.mismatch.reward_evaluation import ceiling_use, consistency, implicit_reward, length, rank_transfer, style
+from trueup.mismatch.reward_evaluation.ceiling_use import CeilingUse
+from trueup.mismatch.reward_evaluation.consistency import Consistency
+from trueup.mismatch.reward_evaluation.implicit_reward import ImplicitReward
 from trueup.mismatch.reward_evaluation.length import Length
+from trueup.mismatch.reward_evaluation.rank_transfer import RankTransfer
+from trueup.mismatch.reward_evaluation.style import Style
 from trueup.mismatch.reward_policy import (
     calibration,
     coverage,
@@ -54,7 +73,17 @@ DIAGNOSES: tuple[ModuleType, ...] = (
     signal,
     exploits,
     length,
+    style,
+    implicit_reward,
+    consistency,
+    ceiling_use,
     tracking,
+    alignment_tax,
+    refusal_balance,
+    diversity,
+    next_token_loss,
+    positions,
+    sensitivity,
 )
 """Asked of every arm, in the order of the report. Each has ``NAME``, ``QUESTION`` and ``diagnose(records, arm, settings, key)``."""
 
@@ -73,7 +102,18 @@ class MismatchSettings(Config):
     signal: Signal = Signal()
     exploits: Exploits = Exploits()
     length: Length = Length()
+    style: Style = Style()
+    implicit_reward: ImplicitReward = ImplicitReward()
+    consistency: Consistency = Consistency()
+    ceiling_use: CeilingUse = CeilingUse()
+    rank_transfer: RankTransfer = RankTransfer()
     tracking: Tracking = Tracking()
+    alignment_tax: AlignmentTax = AlignmentTax()
+    refusal_balance: RefusalBalance = RefusalBalance()
+    diversity: Diversity = Diversity()
+    next_token_loss: NextTokenLoss = NextTokenLoss()
+    positions: Positions = Positions()
+    sensitivity: Sensitivity = Sensitivity()
     realignment: Realignment = Realignment()
     verdict: VerdictSettings = VerdictSettings()
     headline: HeadlineSettings = HeadlineSettings()
@@ -106,4 +146,6 @@ def diagnose_all(
         decisions = {arm: decide(records, arm, found, s.verdict, s.tracking, key / arm / "decision") for arm in arms}
         for arm, baseline in comparisons:
             found.append(realignment.compare(records, arm, baseline, s.realignment, key / arm / "against" / baseline))
+        if len(arms) >= s.rank_transfer.min_runs:
+            found.append(rank_transfer.across_arms(records, arms, s.rank_transfer, key / "rank_transfer"))
     return found, decisions

@@ -133,7 +133,7 @@ def compare(rows: Sequence[Transferred], settings: RankTransfer, key: Key, arm: 
 
 
 def across_arms(records: pd.DataFrame, arms: Sequence[str], settings: RankTransfer, key: Key) -> Diagnosis:
-    """`compare` of the arms of one run; arms that share a reward model count once each, so that few runs have enough.
+    """`compare` of the arms of one run; arms that began with one reward model have equal measures, which are ties.
 
     Args:
         records: flat frame of sample records of one run.

@@ -105,8 +105,8 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Style, key: Key) -> Diag
         arm=arm,
         verdict="alarm" if named and harm.shown else "quiet",
         rule=(
-            f"Alarm when the proxy pays for a feature at equal truth and length, it is worth less than nothing, the policy writes more of it "
-            f"(all beyond a simultaneous {settings.level:.0%} band over {size} features), its growth cost at least {settings.min_cost:g} "
+            f"Alarm when the proxy pays for a feature at equal truth and length, it is worth less than nothing, the policy writes more of "
+            f"it (all beyond a simultaneous {settings.level:.0%} band over {size} features), its growth cost {settings.min_cost:g} or more "
             f"standard deviations of the truth, and harm is shown. Such: {', '.join(named) or 'none'}; dearest "
             f"{rows.names[dearest]}: {about}. At most {settings.max_samples} replies a prompt and checkpoint were read. {harm.said()}"
         ),
