@@ -19,6 +19,8 @@ class Breakage(NamedTuple):
 
 
 OPS = "tests/by_hand/test_ops.py"
+ISOLATION = "tests/by_hand/test_isolation.py"
+ISOLATED = "tests/unit/test_cli_isolate.py"
 HEADLINE = "tests/by_hand/test_headline.py"
 FUSED = "tests/by_hand/test_fused.py"
 LOGPROBS = "tests/by_hand/test_logprobs.py"
@@ -581,6 +583,13 @@ _EXPLOITS = (
     ("the-cost-is-not-asked", "mismatch/exploit_tests.py", "_tail(here, place, -1.0) if here is not None else 1.0", "0.0", (EXPLOITS,)),
 )  # fmt: skip
 
+_ISOLATION = (
+    ("orders-weighed-alike", "mismatch/isolation.py", "factorial(k) * factorial(n - k - 1) / factorial(n) *", "(1 / 2 ** (n - 1)) *", (ISOLATION,)),
+    ("noise-has-a-share", "mismatch/isolation.py", "least = np.abs(effect), SHOWN *", "least = np.abs(effect), 0.0 *", (ISOLATION,)),
+    ("gain-of-the-first", "mismatch/isolation.py", "for s in (steps.max(), steps.min())", "for s in (steps.min(), steps.max())", (ISOLATION,)),
+    ("other-worlds-isolated", "pipeline/isolate.py", "if folder != MAIN and _seen(world) != _seen(worlds[MAIN]):", "if folder == MAIN + MAIN:", (ISOLATED,)),
+)  # fmt: skip
+
 _HEADLINES = (
     ("promise-between-prompts", "mismatch/headlines/promise_kept.py", "x[here] - (np.bincount(prompt, x[here], size) / counts)[prompt]", "x[here] - x[here].mean()", (HEADLINE,)),
     ("promise-without-a-slope", "mismatch/headlines/promise_kept.py", "quotient(gain, float(slope) * rise)", "quotient(gain, rise)", (HEADLINE,)),
@@ -590,6 +599,7 @@ _HEADLINES = (
 )  # fmt: skip
 
 _ALL = (
+    *_ISOLATION,
     *_HEADLINES,
     *_EXPLOITS,
     *_SHARDING,

@@ -28,6 +28,7 @@ VERBS = [
     "merge",
     "decode",
     "compare",
+    "isolate",
     "report",
     "list",
     "version",

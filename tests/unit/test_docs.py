@@ -194,8 +194,9 @@ def check_trueup(words: list[str]) -> None:
     if config is not None and config.name != "mine.yaml":
         from trueup.pipeline.compare_config import CompareConfig
         from trueup.pipeline.config import RunConfig
+        from trueup.pipeline.isolate_config import IsolateConfig
 
-        schema: Any = CompareConfig if context.info_name == "compare" else RunConfig
+        schema: Any = {"compare": CompareConfig, "isolate": IsolateConfig}.get(context.info_name or "", RunConfig)
         load_config(ROOT / config, schema, context.params["overrides"] or ())
     if context.info_name == "show":
         from trueup.cli.config import configuration

@@ -13,7 +13,9 @@ from trueup.cli.output import Output
 
 def show(
     ctx: typer.Context,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="`run`, `compare`, `decode`, a kind of `trueup list`, or a dotted module.")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="`run`, `compare`, `isolate`, `decode`, a kind of `trueup list`, or a dotted module.")
+    ],
     json: Json = False,
 ) -> None:
     """Print a complete, commented YAML with every setting, its bounds and its default."""
@@ -29,7 +31,7 @@ def show(
 
 
 def configuration(kind: str) -> tuple[str, type[Any]]:
-    """The family (``run``, ``compare`` and ``decode`` for whole configurations) and the configuration class of a kind.
+    """The family (``run``, ``compare``, ``isolate`` and ``decode`` for whole configurations) and the configuration class of a kind.
 
     Raises:
         UserError: there is no such kind.
@@ -42,6 +44,10 @@ def configuration(kind: str) -> tuple[str, type[Any]]:
         from trueup.pipeline.compare_config import CompareConfig
 
         return "compare", CompareConfig
+    if kind == "isolate":
+        from trueup.pipeline.isolate_config import IsolateConfig
+
+        return "isolate", IsolateConfig
     if kind == "decode":
         from trueup.pipeline.decode_config import DecodeConfig
 

@@ -22,6 +22,7 @@ from trueup.cli import (
     config,
     data,
     decode,
+    isolate,
     kinds,
     merge,
     policy,
@@ -52,6 +53,7 @@ app.command("reward")(reward.reward)
 app.command("policy")(policy.policy)
 app.command("decode")(decode.decode)
 app.command("compare")(compare.compare)
+app.command("isolate")(isolate.isolate)
 app.command("merge")(merge.merge)
 app.command("reward evaluate")(reward_evaluate.evaluate)
 app.command("audit")(audit.audit)
