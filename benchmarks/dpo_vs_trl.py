@@ -2,17 +2,8 @@
 
 Work: policy and reference are the Llama of `tiny_llama.py`, the reference with other weights, so that losses are not all ln 2; one step =
 log-probabilities of all chosen and rejected replies under the reference and under the policy, sigmoid loss, backward pass, AdamW step
-(ours also encodes the texts; TRL has done so before). Pairs share their prompt. The sets are those of `reward_vs_trl.py`: ``dialogue``,
-``grouped`` and ``short``.
-
-Each is done at TRL's own default precision (bf16 autocast over float32 weights; ours likewise keeps float32 weights and multiplies in
-bf16) and in float32, in a process of its own; within one, a TRL step and one of ours take turns on the same batch, so that a busy machine
-slows both, and the ratio is TRL's time for all batches over ours (beside it the least, median and greatest of single turns, and the ratio
-of processor time, which other programs disturb less). Gradient checkpointing, TRL's default, is off: it would only slow TRL down here.
-Everything else is its default.
-
-Before timing, both sides must read the same tokens, and equal weights must give equal losses on every batch: 1e-5 in float32, 1e-2 in
-bf16. After it, weights may be apart by at most 1 % of the way they went (bf16: 30 %).
+(ours also encodes the texts; TRL has done so before). The sets of pairs, and how the two sides take turns and are held to equal work:
+`pairs.py`.
 
 Memory: each side alone in a process of its own takes the steps of ``dialogue``; the peak of resident memory over what stood there
 before the first one.
@@ -27,17 +18,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from reward_vs_trl import APART, BATCH, TOLERANCE, Pair, batch_of, make_pairs, padding
+from pairs import Pair, batch_of, check, figures, learned_apart, loss_difference, options, run_all, set_up
 from timing import in_process, matrix_rate, taking_turns
 from tiny_llama import HEAD, LAYER, LAYERS, tiny_llama
 
@@ -46,52 +33,24 @@ SIDES = ("ours", "peer")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6, help="timed steps of each side, set and precision")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads, alike for both sides")
-    parser.add_argument("--json", type=Path, help="write all numbers to this file")
-    parser.add_argument("--precision", choices=tuple(TOLERANCE), help=argparse.SUPPRESS)
-    parser.add_argument("--pairs", choices=tuple(BATCH), help=argparse.SUPPRESS)
+    parser = options(__doc__)
     parser.add_argument("--memory", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.steps < 1:
-        parser.error("--steps must be at least 1")
+    check(parser, args)
     if args.memory:
         args.out.write_text(json.dumps(memory(args.memory, args.precision, args.steps, args.threads)))
         return
     if args.precision:
         args.out.write_text(json.dumps(measure(args.precision, args.pairs, args.steps, args.threads)))
         return
-    if find_spec("trl") is None:
-        parser.error("TRL is not installed: pip install 'trueup[peers]'")
-    options = {"steps": args.steps, "threads": args.threads}
-    results: dict[str, dict[str, Any]] = {}
-    for precision in ("bf16", "float32"):
-        for pairs in BATCH:
-            results[f"{precision} {pairs}"] = found = in_process(__file__, {"precision": precision, "pairs": pairs, **options})
-            show(f"{precision} {pairs}", found)
-        peaks = {side: in_process(__file__, {"memory": side, "precision": precision, **options})["peak_mb"] for side in SIDES}
-        results[f"{precision} dialogue"]["peak_mb"] = peaks
-        print(f"{precision} peak memory over what stood before: trueup {peaks['ours']:.0f} MB, TRL {peaks['peer']:.0f} MB", flush=True)
-    ratio = min(r["ratio"] for r in results.values())
-    if args.json:
-        args.json.write_text(json.dumps({"ratio": ratio, "threads": args.threads, **results}, indent=2) + "\n")
-    print(f"ratio {ratio:.2f}")
 
+    def peaks(precision: str, results: dict[str, dict[str, Any]]) -> None:
+        each = {"precision": precision, "steps": args.steps, "threads": args.threads}
+        found = {side: in_process(__file__, {"memory": side, **each})["peak_mb"] for side in SIDES}
+        results[f"{precision} dialogue"]["peak_mb"] = found
+        print(f"{precision} peak memory over what stood before: trueup {found['ours']:.0f} MB, TRL {found['peer']:.0f} MB", flush=True)
 
-def show(name: str, r: dict[str, Any]) -> None:
-    low, middle, high = min(r["turns"]), median(r["turns"]), max(r["turns"])
-    print(
-        f"{name}: ratio {r['ratio']:.2f} (turns {low:.2f}, {middle:.2f}, {high:.2f}), by processor time {r['processor_ratio']:.2f}; "
-        f"losses differ by {r['loss_difference']:.1e}, what was learned by {r['learned_apart']:.1e}; "
-        f"matrix rate {r['matrix_rate_gflops']:.0f} GFLOP/s"
-    )
-    print(f"  trueup {r['ours_pairs_per_s']:5.1f} pairs/s, {r['ours_share']:.0%} of the matrix rate as asked, {r['ours_done']:.0%} done")
-    print(
-        f"  TRL    {r['peer_pairs_per_s']:5.1f} pairs/s, {r['peer_share']:.0%} as asked; {r['peer_padding']:.0%} of its tokens are padding",
-        flush=True,
-    )
+    run_all(__file__, args, peaks)
 
 
 def measure(precision: str, name: str, steps: int, threads: int) -> dict[str, Any]:
@@ -112,23 +71,10 @@ def measure(precision: str, name: str, steps: int, threads: int) -> dict[str, An
         trainer.train()
         apart = learned_apart(before, learner.parts.policy.model, trainer.model, precision)
     rate = max(rate, matrix_rate(dtype))
-    mine, theirs = turns.ours[1:], turns.peer[1:]
-    ours_s, peer_s = sum(m[0] for m in mine), sum(t[0] for t in theirs)
     return {
-        "ratio": peer_s / ours_s,
-        "turns": [t[0] / m[0] for m, t in zip(mine, theirs, strict=True)],
-        "processor_ratio": sum(t[1] for t in theirs) / sum(m[1] for m in mine),
-        "ours_s": [m[0] for m in mine],
-        "peer_s": [t[0] for t in theirs],
-        "ours_pairs_per_s": len(pairs) / ours_s,
-        "peer_pairs_per_s": len(pairs) / peer_s,
+        **figures(pairs, size, turns.ours[1:], turns.peer[1:], rate, flops(pairs, shared=False), flops(pairs, shared=True)),
         "loss_difference": difference,
         "learned_apart": apart,
-        "matrix_rate_gflops": rate / 1e9,
-        "ours_share": flops(pairs, shared=False) / ours_s / rate,
-        "ours_done": flops(pairs, shared=True) / ours_s / rate,
-        "peer_share": flops(pairs, shared=False) / peer_s / rate,
-        "peer_padding": padding(pairs, size),
     }
 
 
@@ -155,17 +101,6 @@ def resident(name: str) -> float:
     """A line of the process's status, MB: ``VmRSS`` is what it holds, ``VmHWM`` the most it held."""
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(f"{name}:"))
     return float(line.split()[1]) / 1024
-
-
-def set_up(name: str, steps: int, threads: int) -> tuple[int, list[Pair]]:
-    """Batch size and pairs of a set; quiet libraries."""
-    import torch
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(threads)
-    return BATCH[name], make_pairs(name, BATCH[name], steps)
 
 
 def make_models(folder: Path) -> None:
@@ -240,40 +175,6 @@ def check_tokens(trainer: Any, learner: Any, pairs: list[Pair], size: int) -> No
     theirs = [row["prompt_ids"] + row[side] for row in rows for side in ("chosen_ids", "rejected_ids")]
     if mine != theirs:
         sys.exit("the two sides read different tokens")
-
-
-def loss_difference(trainer: Any, learner: Any, pairs: list[Pair], size: int, precision: str) -> float:
-    """Largest |our loss - TRL's| over all batches at equal weights; more than the tolerance ends the benchmark."""
-    import torch
-
-    from trueup.core.rng import Key
-
-    worst = 0.0
-    for start in range(0, len(pairs), size):
-        rows = range(size + start, 2 * size + start)  # TRL's set begins with the batch that warms up
-        inputs = trainer.data_collator([trainer.train_dataset[i] for i in rows])
-        with torch.no_grad():
-            experience = learner.collect(batch_of(pairs[start : start + size]), Key(0))
-            mine = learner.loss(experience, learner.weigh(experience, learner.totals(experience))).value.item()
-            with trainer.compute_loss_context_manager():
-                theirs = trainer.compute_loss(trainer.model, inputs).item()
-        if not abs(mine - theirs) <= TOLERANCE[precision] * max(1.0, abs(theirs)):
-            sys.exit(f"equal weights give unequal losses in {precision}: ours {mine}, TRL {theirs}")
-        worst = max(worst, abs(mine - theirs))
-    for found in trainer._metrics.values():
-        found.clear()
-    return worst
-
-
-def learned_apart(before: dict[str, Any], mine: Any, theirs: Any, precision: str) -> float:
-    """Distance of the two sides' weights after the same steps, over the way TRL's went; more than the tolerance ends the benchmark."""
-    other = dict(theirs.named_parameters())
-    apart = sum((p - other[name]).pow(2).sum().item() for name, p in mine.named_parameters())
-    moved = sum((other[name] - start).pow(2).sum().item() for name, start in before.items())
-    found = float((apart / moved) ** 0.5)
-    if not found <= APART[precision]:
-        sys.exit(f"the same steps in {precision} lead {found:.2g} of the way apart")
-    return found
 
 
 def flops(pairs: list[Pair], shared: bool) -> float:
