@@ -1,0 +1,1 @@
+"""What the curves of a training run tell when nothing else is left: one question a file."""
