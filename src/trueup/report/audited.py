@@ -56,21 +56,46 @@ def audit_records(
     Raises:
         UserError: something in a file, or a folder in use; file, line and column are named before anything is written.
     """
-    found, told = read_foreign(records, columns), None
+    found = _told(read_foreign(records, columns), labels, evaluations)
+    given = {"records": [str(r) for r in records], "columns": dict(columns or {})}
+    with Run.create(out, {"audit": given}, resume=resume) as run:
+        return _written(run, *found, key, {})
+
+
+def write_audit(
+    run: Run, found: Foreign, labels: str | Path | None, evaluations: str | Path | None, key: Key, **facts: Any
+) -> AuditedRecords:
+    """Put labels and evaluations of files beside records, write them into a run folder, and report on it.
+
+    Args:
+        run: open for writing.
+        found: records without labels of files.
+        labels: see `audit_records`, as below.
+        evaluations: see `audit_records`.
+        key: random stream of the report.
+        facts: of the manifest.
+
+    Raises:
+        UserError: something in a file.
+    """
+    return _written(run, *_told(found, labels, evaluations), key, facts)
+
+
+def _told(found: Foreign, labels: str | Path | None, evaluations: str | Path | None) -> tuple[Foreign, Labelled | None]:
+    told = None
     if labels is not None:
         told = with_labels(found, labels)
         found = told.found
-    if evaluations is not None:
-        found = with_evaluations(found, evaluations)
-    given = {"records": [str(r) for r in records], "labels": labels and str(labels), "evaluations": evaluations and str(evaluations)}
+    return found if evaluations is None else with_evaluations(found, evaluations), told
+
+
+def _written(run: Run, found: Foreign, told: Labelled | None, key: Key, facts: Mapping[str, Any]) -> AuditedRecords:
     reading = reading_of(found, told)
-    with Run.create(out, {"audit": {**given, "columns": dict(columns or {})}}, resume=resume) as run:
-        with atomic_path(run.records_path("audit")) as partial:
-            pq.write_table(found.table, partial, compression="zstd")
-        arms = [a for a in pc.unique(found.table.column("arm")).to_pylist() if a != OFFLINE_ARM]
-        run.write_manifest(name=out.resolve().name, arms=arms, main_arm=arms[0] if arms else None, audit=reading)
-        del found, told
-        paths, data = report_one(run.root, key=key)
+    with atomic_path(run.records_path("audit")) as partial:
+        pq.write_table(found.table, partial, compression="zstd")
+    arms = [a for a in pc.unique(found.table.column("arm")).to_pylist() if a != OFFLINE_ARM]
+    run.write_manifest(**{"name": run.root.resolve().name, "arms": arms, "main_arm": arms[0] if arms else None, "audit": reading, **facts})
+    paths, data = report_one(run.root, key=key)
     return AuditedRecords(paths=paths, data=data, reading=reading)
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -20,6 +20,7 @@ from pydantic import Field
 from trueup.core.errors import UserError
 from trueup.core.rng import Key
 from trueup.data.rows import Demonstration, Preference, Prompt, Reply, Split
+from trueup.sandbox.sentiment import sentiment_analyser
 from trueup.sandbox.text import surface
 from trueup.sandbox.world import Gold, WorldConfig
 
@@ -55,12 +56,8 @@ class Stories:
         self.path = base / config.path
 
     @cached_property
-    def _analyser(self) -> Any:
-        try:
-            from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-        except ImportError as error:
-            raise UserError("the stories world needs vaderSentiment. Install it: pip install 'trueup[stories]'.", where="world") from error
-        return SentimentIntensityAnalyzer()
+    def _sentiment(self) -> Callable[[str], float]:
+        return sentiment_analyser("world")
 
     @cached_property
     def _splits(self) -> Mapping[Split, Sequence[Prompt]]:
@@ -95,7 +92,7 @@ class Stories:
 
     def gold(self, prompts: Sequence[Prompt], replies: Sequence[Reply]) -> Sequence[Gold]:
         """Compound sentiment of each continuation, from -1 to 1."""
-        scores = [float(self._analyser.polarity_scores(r.text)["compound"]) for r in replies]
+        scores = [self._sentiment(r.text) for r in replies]
         return [Gold(score=s, components={"sentiment": s}) for s in scores]
 
     def label(self, prompt: Prompt, first: Reply, second: Reply, key: Key) -> tuple[str, float] | None:
