@@ -102,7 +102,7 @@ def prior(distance: Array, covariates: int, settings: UtilityPrior) -> tuple[Arr
     law = settings.rise_sd**2 * np.outer(d, d) + settings.fall_sd**2 * np.outer(d**2, d**2)
     covariance[: len(d), : len(d)] = law + settings.rest_sd**2 * grown * near
     covariance[len(d) :, len(d) :] = settings.covariate_sd**2 * np.eye(covariates)
-    return mean, covariance + 1e-8 * np.eye(n)
+    return mean, covariance + 1e-6 * np.eye(n)  # checkpoints of equal KL may differ a little
 
 
 def posterior(distance: Array, comparisons: Comparisons, settings: UtilityPrior, rounds: int = 50) -> Posterior:
@@ -116,20 +116,21 @@ def posterior(distance: Array, comparisons: Comparisons, settings: UtilityPrior,
     """
     steps = len(distance)
     mean, covariance = prior(distance, comparisons.design.shape[1] - (steps - 1), settings)
-    precision = np.linalg.inv(covariance)
-    theta, x, won = mean.copy(), comparisons.design, comparisons.won
-    hessian = precision
+    # theta = mean + root z with z standard normal: well conditioned however near checkpoints lie to each other
+    root = np.linalg.cholesky(covariance)
+    x, start, won = comparisons.design @ root, comparisons.design @ mean, comparisons.won
+    z, hessian = np.zeros(len(mean)), np.eye(len(mean))
     for _ in range(rounds):
-        p = 0.5 * (1 + np.tanh(0.5 * (x @ theta)))
-        hessian = precision + (x * (p * (1 - p))[:, None]).T @ x
-        move = np.linalg.solve(hessian, x.T @ (won - p) - precision @ (theta - mean))
+        p = 0.5 * (1 + np.tanh(0.5 * (start + x @ z)))
+        hessian = np.eye(len(z)) + (x * (p * (1 - p))[:, None]).T @ x
+        move = np.linalg.solve(hessian, x.T @ (won - p) - z)
         # Newton's step on a concave function may overshoot far from its top: no log-odds moves by more than 5 at once
         reach = np.max(np.abs(x @ move), initial=0.0)
-        theta = theta + move * min(1.0, 5.0 / reach if reach > 0 else 1.0)
+        z = z + move * min(1.0, 5.0 / reach if reach > 0 else 1.0)
         if np.abs(move).max() < 1e-8:
             break
-    lower = np.linalg.cholesky(np.linalg.inv(hessian))
-    return Posterior(mean=theta, root=lower, steps=steps)
+    spread: Array = np.asarray(root @ np.linalg.cholesky(np.linalg.inv(hessian)), dtype=np.float64)
+    return Posterior(mean=mean + root @ z, root=spread, steps=steps)
 
 
 def top_two(draws: Array, key: Key) -> tuple[int, int]:

@@ -83,6 +83,27 @@ def averaged(capitals: Array, weights: Array | None = None) -> Array:
     return np.tensordot(w, values, axes=1)
 
 
+def restarted(differences: Array, starts: Sequence[int], parts: int, bound: float) -> Array:
+    """Capital of which one part of ``parts`` begins to bet at each of the starts, with `mixed`, and waits until then.
+
+    It notices a change for the worse after a rise, which one capital alone would have been spent on.
+
+    Args:
+        differences: [n]
+        starts: places in them, ascending, chosen without looking at what comes after; at most the first ``parts`` bet.
+        parts: into which the capital is split, fixed beforehand.
+        bound: of the differences.
+
+    Returns:
+        [n]
+    """
+    x = np.asarray(differences, dtype=float)
+    place = np.arange(len(x))
+    betting = [mixed(np.where(place >= start, x, np.nan), bound) for start in list(starts)[:parts]]
+    idle = (parts - len(betting)) / parts
+    return np.asarray(np.sum(betting, axis=0) / parts + idle) if betting else np.ones(len(x))
+
+
 def crossed(capital: Array, alpha: float) -> NDArray[np.int64]:
     """[...] Observations after which capital [..., n] first reached 1 / alpha; 0 where it never did."""
     over = np.asarray(capital) >= 1 / alpha
