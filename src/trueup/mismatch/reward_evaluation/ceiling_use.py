@@ -123,11 +123,11 @@ def _tables(records: pd.DataFrame, arm: str) -> tuple[pd.DataFrame, pd.DataFrame
     ]
     place = {(ids[a], ids[b]): name for a, b, name in zip(first, second, names, strict=True)}
     votes = [
-        (place[one, other], label["annotator"], sign * (2 * float(label["preference"]) - 1))
-        for one, labels in zip(ids, pairs.rows["labels"], strict=True)
+        (place[pair], label["annotator"], sign * (2 * float(label["preference"]) - 1))
+        for own, labels in zip(ids, pairs.rows["labels"], strict=True)
         for label in ([] if labels is None or isinstance(labels, float) else labels)
-        for sign, (one, other) in ((1, (one, label["other_sample_id"])), (-1, (label["other_sample_id"], one)))
-        if (one, other) in place
+        for sign, pair in ((1, (own, label["other_sample_id"])), (-1, (label["other_sample_id"], own)))
+        if pair in place
     ]
     table = pd.DataFrame(votes, columns=list(VOTES)).groupby(["item", "annotator"], as_index=False)["vote"].mean()
     return checked(pd.concat(sides, ignore_index=True)), table, column

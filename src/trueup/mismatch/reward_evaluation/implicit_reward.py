@@ -87,8 +87,8 @@ def diagnose(records: pd.DataFrame, arm: str, settings: ImplicitReward, key: Key
     slope = _slope(panel, ratio, proxy, weights)
     held, columns = _held_out(records, panel, settings, key / "held_out")
     follows, right = estimates
-    taken = follows.low is not None and follows.low > 0.5 and (follows.value or 0) >= 0.5 + settings.min_distance
-    against = right.high is not None and right.high < 0.5 and (right.value or 1) <= 0.5 - settings.min_distance
+    taken = follows.low is not None and follows.low > 0.5 and follows.value is not None and follows.value >= 0.5 + settings.min_distance
+    against = right.high is not None and right.high < 0.5 and right.value is not None and right.value <= 0.5 - settings.min_distance
     harm = harm_of(panel, key, draws=settings.draws)
     return Diagnosis(
         link="reward_evaluation",
