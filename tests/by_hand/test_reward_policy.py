@@ -177,11 +177,10 @@ def test_slopes_of_gold_on_proxy_and_the_regime_they_name() -> None:
     assert found.series["slope_rescaled"] == pytest.approx([1.0, 0.5, 0.2])
     assert found.series["slope_top"] == pytest.approx([2.0, 1.0, -2.0])  # from 7 at 0.5 to 5 at 1.5
     assert found.series["regime"] == ["calibrated", "regressional", "extremal"]
-    assert found.verdict == "quiet"  # gold's mean rose to 5, then 5.5
-    assert "first at step 20" in found.rule
+    assert found.verdict == "alarm"
+    assert "first one's: first at step 20" in found.rule
     assert found.samples == tuple(f"2:{p:02d}:3" for p in range(5))
-    steps[2]["gold"] = [v - 2 for v in steps[2]["gold"]]
-    assert goodhart.diagnose(frame(steps), "a", Goodhart(bins=2), Key(0)).verdict == "alarm"
+    assert goodhart.diagnose(frame(steps[:2]), "a", Goodhart(bins=2), Key(0)).verdict == "quiet"
     assert goodhart.diagnose(frame(steps), "a", Goodhart(bins=2, min_reversal=1.1), Key(0)).verdict == "quiet"  # -2 is 1.0 of the first
 
 
@@ -216,11 +215,11 @@ def test_nothing_to_learn_from_alarms_unless_the_proxy_rises() -> None:
 
 
 def test_outliers_are_further_out_than_the_first_checkpoints_replies() -> None:
-    first = {"proxy_fixed": [0.0, 1.0, 2.0, 3.0], "scores.a": [1.0, 1.0, -1.0, -1.0], "scores.b": [1.0, -1.0, 1.0, -1.0], "gold": [1.0] * 4}
-    # the scores never parted by more than 2; now they part by 8 at half of the replies
-    last = {**first, "scores.a": [1.0, 1.0, 4.0, 4.0], "scores.b": [1.0, 0.0, -4.0, -4.0]}
+    first = {"proxy_fixed": [0.0, 1.0, 2.0, 3.0], "scores.a": [2.0, 1.0, -1.0, -2.0], "scores.b": [1.0, 2.0, -2.0, -1.0], "gold": [1.0] * 4}
+    # the scores always parted by 1; now they part by 8 at one reply of four, and agree on 20 at another
+    last = {**first, "scores.a": [2.0, 20.0, 4.0, -2.0], "scores.b": [1.0, 20.0, -4.0, -1.0]}
     found = signal.diagnose(frame([first, last]), "a", Signal(), Key(0))
-    assert found.series["outlier_share"][1] == pytest.approx(0.5)
+    assert found.series["outlier_share"][1] == pytest.approx(0.25)
     assert found.verdict == "quiet"
     assert signal.diagnose(frame([first, {**last, "gold": [0.0] * 4}]), "a", Signal(), Key(0)).verdict == "alarm"
     one = frame([first, last]).drop(columns="scores.b").assign(**{"scores.c": lambda f: 2 * f["scores.a"] + 1})

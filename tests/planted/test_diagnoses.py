@@ -55,9 +55,10 @@ def test_over_optimisation(plant: Plant, planted: bool) -> None:
     [
         (SHORT, False),
         (replace(SHORT, spread_end=0.4), False),  # the policy's replies come closer: harder pairs, same reward model
-        (replace(SHORT, agreement_end=0.3), True),
+        (replace(SHORT, agreement_end=0.3), False),  # the easy gains are made, and gold rose
+        (replace(SHORT, agreement_end=0.3, gold_drop=0.6), True),
         (replace(SHORT, labelled=True, prompts=150), False),
-        (replace(SHORT, labelled=True, prompts=150, agreement=0.8, agreement_end=0.1), True),
+        (replace(SHORT, labelled=True, prompts=150, agreement=0.8, agreement_end=0.1, gold_drop=0.6), True),
     ],
 )
 def test_distribution_shift(plant: Plant, planted: bool) -> None:
@@ -68,8 +69,9 @@ def test_distribution_shift(plant: Plant, planted: bool) -> None:
     ("plant", "planted"),
     [
         (SHORT, False),
-        (replace(SHORT, agreement_end=0.1), True),
-        (replace(SHORT, overconfidence_end=4.0), True),
+        (replace(SHORT, overconfidence_end=4.0), False),  # too sure, and gold rose
+        (replace(SHORT, agreement_end=0.1, gold_drop=0.6), True),
+        (replace(SHORT, overconfidence_end=4.0, gold_drop=0.6), True),
         (replace(SHORT, labelled=True), False),
     ],
 )

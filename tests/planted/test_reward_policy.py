@@ -41,8 +41,8 @@ def check(module, plant: Plant, planted: bool, change=lambda rows, g: rows) -> N
     [
         (NONE, False),
         (FALL, False),  # gold falls though the proxy still orders the replies well
-        (replace(NONE, agreement_end=-0.5), False),  # turned round, and nobody was hurt yet
-        (replace(FALL, agreement_end=-0.5), True),
+        (replace(NONE, agreement_end=0.0), False),  # the proxy tells nothing any more, and nothing false
+        (replace(NONE, agreement_end=-0.5), True),
     ],
 )
 def test_goodhart(plant: Plant, planted: bool) -> None:

@@ -38,6 +38,11 @@ class Harm:
     shown: bool
     """The fall's interval lies above 0, and it is no small share of the gain."""
 
+    @property
+    def refuted(self) -> bool:
+        """Something that would tell was recorded, and shows no harm."""
+        return self.basis != "nothing" and not self.shown
+
     def said(self) -> str:
         """A sentence for a rule."""
         if self.fall is None:

@@ -2,8 +2,8 @@
 
 The reward model in force is followed (`proxy_current`, else `proxy_fixed`), on its raw scores where records hold them, since its own
 scale is what its training made log-odds. One temperature fitted on its offline held-out pairs takes out a wrong scale; what then is
-left on the policy's pairs came with the policy. Samples are paired disjointly, so that the outcomes are independent as the
-consistency band assumes.
+left on the policy's pairs came with the policy; it alarms unless the policy is known to have become no worse. Samples are paired
+disjointly, so that the outcomes are independent as the consistency band assumes.
 
 Series, one entry a checkpoint, on the policy's pairs: ``step``; ``ece`` after the offline temperature; ``ece_band_high``: what ECE would
 stay below, were the forecasts right; ``ece_raw``, ``brier``, ``nll_nats``: without the temperature; ``temperature``.
@@ -22,6 +22,7 @@ from scipy import special
 from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis, not_enough
+from trueup.mismatch.harm import harm_of
 from trueup.mismatch.pairs import Pairs, Truth, TruthSetting, common_truth, disjoint, offline_pairs, policy_pairs, scorer_of
 from trueup.mismatch.panel import Panel, panel_of
 from trueup.stats import calibration as stats
@@ -79,7 +80,7 @@ class _Measured:
 
 
 def diagnose(records: pd.DataFrame, arm: str, settings: Calibration, key: Key) -> Diagnosis:
-    """Calibration offline and along checkpoints; alarm when the last one's ECE leaves its consistency band and the offline level.
+    """Calibration offline and along checkpoints; alarm when the last one's ECE is off and harm not refuted.
 
     Args:
         records: flat frame of sample records, offline rows included.
@@ -110,19 +111,20 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Calibration, key: Key) -
         series[name] = [None if p is None else getattr(p, name) for p in points]
     now = points[-1]
     assert now is not None
-    alarm = now.ece > now.ece_band_high and now.ece - now.ece_offline >= settings.min_rise
+    off, harm = now.ece > now.ece_band_high and now.ece - now.ece_offline >= settings.min_rise, harm_of(panel, key, draws=settings.draws)
     rule = (
         f"Alarm when the expected calibration error on the policy's pairs at the last checkpoint, after the temperature that suits the "
         f"offline pairs, is above the {settings.band_level:.1%} quantile of what calibrated forecasts give, and at least "
-        f"{settings.min_rise:g} above the offline error: {now.ece:.3g}, band up to {now.ece_band_high:.3g}, offline {now.ece_offline:.3g}. "
-        f"Reward model: {proxy}; truth: {truth}; {settings.bins} bins of equal mass; both orders of each pair."
+        f"{settings.min_rise:g} above the offline error, unless nothing recorded as true has fallen: {now.ece:.3g}, "
+        f"band up to {now.ece_band_high:.3g}, offline {now.ece_offline:.3g}. "
+        f"Reward model: {proxy}; truth: {truth}; {settings.bins} bins of equal mass; both orders of each pair. {harm.said()}"
     )
     return Diagnosis(
         link="reward_policy",
         name=NAME,
         question=QUESTION,
         arm=arm,
-        verdict="alarm" if alarm else "quiet",
+        verdict="alarm" if off and not harm.refuted else "quiet",
         rule=rule,
         estimates=(*_estimates(last, now, settings, key), *chances),
         series=series,

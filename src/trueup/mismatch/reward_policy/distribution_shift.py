@@ -2,7 +2,8 @@
 
 Two samples of one checkpoint for one prompt make a pair. Late in training they often differ less than offline pairs do, and closer
 pairs are harder for any reward model; where gold is known for both, the offline accuracy is therefore also taken at the policy's own
-distribution of gold gaps (post-stratification), and that drop decides.
+distribution of gold gaps (post-stratification), and that drop decides. Accuracy falls in nearly every run as the easy gains are made; it
+alarms unless the policy is known to have become no worse.
 
 Series, one entry a checkpoint: ``step``; ``accuracy_fixed`` and ``accuracy_current`` on the policy's pairs, each with ``_low`` and
 ``_high``; ``offline_fixed`` and ``offline_current``: accuracy of the same reward model on the offline pairs; ``pairs``: pairs with a
@@ -21,6 +22,7 @@ from pydantic import Field
 from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis, not_enough, shown
+from trueup.mismatch.harm import harm_of
 from trueup.mismatch.pairs import Pairs, Truth, TruthSetting, common_truth, correct, offline_pairs, policy_pairs, scorer_of
 from trueup.mismatch.panel import METHOD, Panel, absent_columns, curve_columns, panel_of, plain
 from trueup.stats.bootstrap import DRAWS, Array, make_estimate, mean_estimate, ratio, resample_totals
@@ -59,7 +61,7 @@ class _Side:
 
 
 def diagnose(records: pd.DataFrame, arm: str, settings: DistributionShift, key: Key) -> Diagnosis:
-    """Accuracy offline and on the policy's pairs; alarm when the drop's interval lies above 0, for the reward model in force.
+    """Accuracy offline and on the policy's pairs; alarm when the drop of the reward model in force is shown and harm is not refuted.
 
     Args:
         records: flat frame of sample records, offline rows included.
@@ -89,18 +91,19 @@ def diagnose(records: pd.DataFrame, arm: str, settings: DistributionShift, key: 
     if decisive is None:
         why = f"no reward model has scores on at least {settings.min_pairs} judged pairs of both kinds"
         return not_enough("reward_policy", NAME, QUESTION, arm, why)
-    alarm = decisive.low is not None and decisive.low > 0 and (decisive.value or 0) >= settings.min_drop
+    dropped = decisive.low is not None and decisive.low > 0 and (decisive.value or 0) >= settings.min_drop
+    harm = harm_of(panel, key, draws=settings.draws)
     rule = (
         f"Alarm when {decisive.name} at the last checkpoint (step {panel.steps[-1]}) has an interval above 0 and is at least "
-        f"{settings.min_drop:g}: {shown(decisive)}. Reward model: proxy_{which}; truth: {truth}; ties of the score count half, ties of the "
-        f"truth are left out."
+        f"{settings.min_drop:g}, unless nothing recorded as true has fallen: {shown(decisive)}. Reward model: proxy_{which}; truth: "
+        f"{truth}; ties of the score count half, ties of the truth are left out. {harm.said()}"
     )
     return Diagnosis(
         link="reward_policy",
         name=NAME,
         question=QUESTION,
         arm=arm,
-        verdict="alarm" if alarm else "quiet",
+        verdict="alarm" if dropped and not harm.refuted else "quiet",
         rule=rule,
         estimates=tuple(estimates),
         series=series,

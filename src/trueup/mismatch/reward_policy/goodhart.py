@@ -8,6 +8,8 @@ variance). Slopes are divided by the first checkpoint's, so that 1 is a proxy th
     regressional   below 1: part of the score is noise by now, or another's
     extremal       below 0, over all replies or in the proxy's top bin: more proxy is less gold
 
+The last one alarms by itself, often before gold has fallen far.
+
 Sources: Gao, Schulman and Hilton 2022, section 4.1, for the regimes; the causal and adversarial ones show in no slope.
 
 Deviations:
@@ -30,7 +32,6 @@ from pydantic import Field
 from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis, not_enough, shown
-from trueup.mismatch.harm import harm_of
 from trueup.mismatch.panel import METHOD, Panel, absent_columns, panel_of, plain
 from trueup.stats.bootstrap import DRAWS, Array, interval, make_estimate
 from trueup.stats.simultaneous import band
@@ -47,7 +48,7 @@ Curve = tuple[Array, Array]
 class Goodhart(Config):
     """Thresholds of the diagnosis of Goodhart's regime."""
 
-    bins: int = Field(default=4, ge=2, le=20)
+    bins: int = Field(default=2, ge=2, le=20)
     """Quantile bins of the proxy; the last one is the top."""
     min_prompts: int = Field(default=10, ge=4)
     """Fewer prompts with two replies are not enough data."""
@@ -58,7 +59,7 @@ class Goodhart(Config):
 
 
 def diagnose(records: pd.DataFrame, arm: str, settings: Goodhart, key: Key) -> Diagnosis:
-    """Slopes of gold on proxy along the checkpoints; alarm where one is shown to be negative and the policy has become worse.
+    """Slopes of gold on proxy along the checkpoints; alarm where one is shown to be negative.
 
     Args:
         records: flat frame of sample records.
@@ -87,21 +88,19 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Goodhart, key: Key) -> D
         make_estimate(f"{n}_last", float(c[0][-1]), c[1][:, -1], prompts, unit, method=METHOD, level=LEVEL)
         for n, (c, unit) in named.items()
     )
-    harm = harm_of(panel, key, draws=settings.draws)
     reversal = _reversal(everywhere, top, prompts, settings.min_reversal)
     when = f"first at step {panel.steps[reversal]}" if reversal is not None else "at none"
     rule = (
         f"Alarm when the slope of gold on the proxy, over all replies or in the top of {settings.bins} bins, is below 0 at a checkpoint, "
-        f"for certain over all of them and by at least {settings.min_reversal:.0%} of the first one's, and harm is shown: {when}. At the "
-        f"last one: all {shown(estimates[0])}, top {shown(estimates[1])}, relative to the first {shown(estimates[2])}; regime: "
-        f"{regimes[-1]}. {harm.said()}"
+        f"for certain over all of them and by at least {settings.min_reversal:.0%} of the first one's: {when}. At the last one: all "
+        f"{shown(estimates[0])}, top {shown(estimates[1])}, relative to the first {shown(estimates[2])}; regime: {regimes[-1]}."
     )
     return Diagnosis(
         link="reward_policy",
         name=NAME,
         question=QUESTION,
         arm=arm,
-        verdict="alarm" if reversal is not None and harm.shown else "quiet",
+        verdict="alarm" if reversal is not None else "quiet",
         rule=rule,
         estimates=estimates,
         series=_series(panel, {n: c for n, (c, _) in named.items()}, limits, regimes),

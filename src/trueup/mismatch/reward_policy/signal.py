@@ -7,8 +7,8 @@ Three looks, at each checkpoint:
    checkpoint's spread.
 2. doubt: disagreement of an ensemble's members (or a posterior's deviation) over the spread. Above 1, what the score tells replies apart
    by is less than what its members differ by.
-3. outliers: replies further out (Mahalanobis) than 99 % of the first checkpoint's, in the scores of several reward models that were
-   recorded for all checkpoints.
+3. outliers: replies on which several reward models, recorded for all checkpoints, part further than on 99 % of the first checkpoint's:
+   Mahalanobis distance of their scores, without the direction of largest extent, in which they agree.
 
 Deviations:
 1. InfoRM (Miao et al. 2024, 2025) looks for outliers among latent vectors, which records do not hold; scores of several reward models
@@ -52,7 +52,7 @@ class Signal(Config):
     """Share of flat prompts at the first checkpoint above which nothing much can be learned."""
     max_doubt: float = Field(default=1.0, gt=0)
     """Disagreement over spread."""
-    max_outliers: float = Field(default=0.1, ge=0, le=1)
+    max_outliers: float = Field(default=0.05, ge=0, le=1)
     """Share of replies that may lie outside; 1 % do at the first checkpoint."""
     outlier_quantile: float = Field(default=0.99, gt=0.5, lt=1)
     """Of the first checkpoint's distances, beyond which a reply is an outlier."""
@@ -94,7 +94,8 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Signal, key: Key) -> Dia
     told = "; ".join(f"{n.replace('_', ' ')} {shown(last[n]) if n in last else 'not recorded'}, {v:g} allowed" for n, v in limits.items())
     rule = (
         f"Alarm when more than {settings.max_flat:.0%} of the prompts are flat at the first checkpoint and the proxy does not rise "
-        f"({shown(flat_first)} flat), or when at the last one doubt or outliers are beyond their limits ({told}) and harm is shown. Spread "
+        f"({shown(flat_first)} flat), or when at the last one doubt or outliers are beyond their limits ({told}), unless nothing "
+        f"recorded as true has fallen. Spread "
         f"left: {shown(left)}. {harm.said()}"
     )
     return Diagnosis(
@@ -102,7 +103,7 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Signal, key: Key) -> Dia
         name=NAME,
         question=QUESTION,
         arm=arm,
-        verdict="alarm" if deaf or (beyond and harm.shown) else "quiet",
+        verdict="alarm" if deaf or (beyond and not harm.refuted) else "quiet",
         rule=rule,
         estimates=(flat_first, left, *last.values()),
         series=series,
@@ -154,8 +155,9 @@ def _outside(panel: Panel, settings: Signal) -> Array | None:
     mean, spread = scores[first].mean(axis=0), scores[first].std(axis=0)
     scaled = (scores[:, spread > 0] - mean[spread > 0]) / spread[spread > 0]
     sizes, turned = np.linalg.eigh(np.atleast_2d(np.cov(scaled[first].T)))
-    kept = sizes > 1e-6 * sizes.max()  # two names for one score leave a direction without extent
-    if kept.sum() < 2:
+    # two names for one score leave a direction without extent; along the longest a policy is meant to move
+    kept = (sizes > 1e-6 * sizes.max()) & (np.arange(len(sizes)) < len(sizes) - 1)
+    if not kept.any():
         return None
     distance = ((scaled @ turned[:, kept]) ** 2 / sizes[kept]).sum(axis=1)
     return np.where(known, (distance > np.quantile(distance[first], settings.outlier_quantile)).astype(float), np.nan)

@@ -7,7 +7,8 @@ times what gold itself would gain by choosing; for normal gold the two are one. 
 sampled replies.
 
 Two things alarm: at the first checkpoint, gold that comes down again as n grows (the proxy's best replies are worse than its good
-ones); at the last, a gain that falls short of the promise, in a run that has lost gold.
+ones); at the last, a gain shown to be below a share of the promise (below 0, where accuracy promises a loss), in a run that has lost
+gold.
 
 Deviations:
 1. The proxy is the one in force (`proxy_current`, else `proxy_fixed`), at each checkpoint on that checkpoint's replies.
@@ -72,6 +73,11 @@ class _Tail:
         values = [_missing_share(g[..., -1], p[..., -1]) for g, p in zip(self.gain, self.promised, strict=True)]
         return make_estimate("shortfall", float(values[0]), values[1], self.prompts, "share of the promised gain", method=METHOD)
 
+    def lacking(self, share: float) -> Estimate:
+        """Gold by which the gain at the largest n is below that share of the promise, or below 0 where a loss is promised."""
+        values = [share * np.maximum(p[..., -1], 0.0) - g[..., -1] for g, p in zip(self.gain, self.promised, strict=True)]
+        return make_estimate("lacking", float(values[0]), values[1], self.prompts, "score", method=METHOD)
+
     def fall(self) -> Fall | None:
         """How far gold at the largest n is below its best at a smaller one."""
         return fall_to_last(*self.gain, self.prompts)
@@ -98,22 +104,22 @@ def diagnose(records: pd.DataFrame, arm: str, settings: TailMismatch, key: Key) 
         needed = f"{settings.min_prompts} prompts with {settings.min_replies} replies or more, at the first and the last checkpoint"
         return not_enough("reward_policy", NAME, QUESTION, arm, f"gold and proxy of at least {needed}, are needed")
     harm = harm_of(panel, key, draws=settings.draws)
-    fall, short = first.fall(), last.shortfall()
-    turned = fall is not None and fall.shown
-    lacking = short.low is not None and short.low > 0 and (short.value or 0) >= settings.min_shortfall
-    estimates = [*_estimates("first", first), *_estimates("last", last)]
+    fall, lacking = first.fall(), last.lacking(1 - settings.min_shortfall)
+    turned, short = fall is not None and fall.shown, lacking.low is not None and lacking.low > 0
+    estimates = [*_estimates("first", first), *_estimates("last", last), lacking]
     where = f"{fall.size:.3g}, at least {fall.low:.3g}" if fall is not None and fall.low is not None else "absent"
     rule = (
         f"Alarm when best-of-n of the first checkpoint is shown to lose gold as n grows to {first.ns[-1]} (lost since its best n: "
-        f"{where}), or when at the last one (n = {last.ns[-1]}) at least {settings.min_shortfall:.0%} of the gain that pair "
-        f"accuracy promises are missing ({shown(short)}; at the first: {shown(first.shortfall())}) and harm is shown. {harm.said()}"
+        f"{where}), or when at the last one its gain at n = {last.ns[-1]} is shown to be below {1 - settings.min_shortfall:.0%} of what "
+        f"pair accuracy promises (by {shown(lacking)}; share missing {shown(last.shortfall())}, at the first {shown(first.shortfall())}), "
+        f"and harm is shown. {harm.said()}"
     )
     return Diagnosis(
         link="reward_policy",
         name=NAME,
         question=QUESTION,
         arm=arm,
-        verdict="alarm" if turned or (lacking and harm.shown) else "quiet",
+        verdict="alarm" if turned or (short and harm.shown) else "quiet",
         rule=rule,
         estimates=tuple(estimates),
         series=_series(panel, tails),
