@@ -78,6 +78,7 @@ DECODE_VERB = "tests/unit/test_cli_decode.py"
 TILTING = "tests/by_hand/test_stats_tilting.py"
 GAINS = "tests/by_hand/test_predicted_gains.py"
 TEACHING = "tests/by_hand/test_teaching_quality.py"
+LINKED = "tests/by_hand/test_reward_policy.py"
 TRAINING_DATA = "tests/by_hand/test_training_data.py"
 
 _SRC = "src/trueup/"
@@ -343,6 +344,34 @@ _DIAGNOSES = (
     ("proxy-decides-the-checkpoint", "mismatch/decision.py", 'gold = panel.column_cells("gold")', 'gold = panel.column_cells("proxy_fixed")', (VERDICT,)),
     ("better-and-worse-exchanged", "mismatch/reward_policy/realignment.py", "if decisive.high < 0:", "if decisive.low > 0:", (VERDICT,)),
     ("other-splits-in-the-panel", "mismatch/panel.py", '(records["arm"] == arm) & (records["split"] == split)', '(records["arm"] == arm)', (TRACKING,)),
+)  # fmt: skip
+
+_REWARD_POLICY = (
+    ("fall-from-one-point-only", "stats/falls.py", "low, high = band(size, draws", "low, high = band(size[:1].repeat(len(size)), draws", (LINKED,)),
+    ("tied-replies-in-a-row", "stats/best_of_n.py", "new[:, 1:] = chooses[:, 1:] != chooses[:, :-1]", "new[:, 1:] = True", (LINKED,)),
+    ("small-falls-are-harm", "mismatch/harm.py", "found.shown and found.size >= min_share * gain", "found.shown", (LINKED,)),
+    ("harm-without-its-interval", "mismatch/harm.py", "shown=found.shown and", "shown=found.size > 0 and", ("tests/planted/test_reward_policy.py::test_coverage",)),
+    ("tied-scores-are-right", "mismatch/grids.py", "right = correct(score[:, lag:] - score[:, :-lag]", "right = correct(score[:, lag:] - score[:, :-lag] + 1e-9", (LINKED,)),
+    ("promise-without-an-arcsine", "mismatch/reward_policy/tail_mismatch.py", "rho = correlation_from_accuracy(accuracy)[..., None]", "rho = (2 * accuracy - 1)[..., None]", (LINKED,)),
+    ("tails-of-gold-by-gold", "mismatch/reward_policy/tail_mismatch.py", "best_of_n_rows(chooses, value, ns)", "best_of_n_rows(value, chooses, ns)", (LINKED,)),
+    ("slopes-between-prompts-too", "mismatch/reward_policy/goodhart.py", "values - mean[panel.prompt, panel.step]", "values - np.nanmean(values)", ("tests/planted/test_reward_policy.py::test_goodhart",)),
+    ("bottom-bin-for-the-top", "mismatch/reward_policy/goodhart.py", "(x >= np.quantile(x[here], 1 - 1 / bins))", "(x <= np.quantile(x[here], 1 / bins))", (LINKED,)),
+    ("every-slope-alone", "mismatch/reward_policy/goodhart.py", "(high < 0) & (values", "(values < 0) & (values", ("tests/planted/test_reward_policy.py::test_goodhart",)),
+    ("doubt-without-its-square", "mismatch/reward_policy/signal.py", "disagreement**2, np.nan", "disagreement, np.nan", (LINKED,)),
+    ("outliers-where-all-agree", "mismatch/reward_policy/signal.py", "(np.arange(len(sizes)) < len(sizes) - 1)", "(np.arange(len(sizes)) >= 0)", (LINKED,)),
+    ("deaf-though-it-rises", "mismatch/reward_policy/signal.py", "settings.max_flat) and not _rose(panel, weights)", "settings.max_flat)", (LINKED,)),
+    ("near-to-ones-own-prompt", "mismatch/reward_policy/coverage.py", "among[prompt[:, None] == prompt[None, :]] = -np.inf", "among[np.eye(len(prompt), dtype=bool)] = -np.inf", (LINKED,)),
+    ("ratios-upside-down", "mismatch/reward_policy/coverage.py", "gap = policy - reference", "gap = reference - policy", (LINKED,)),
+    ("prompts-by-chance", "mismatch/reward_policy/coverage.py", "order[np.argsort(turn, kind=\"stable\")[:most]]", "order[:most]", (LINKED,)),
+    ("few-replies-are-enough", "mismatch/reward_policy/predicted_regret.py", "(found[3].value or 0) >= settings.min_effective", "True", (LINKED,)),
+    ("regret-without-its-optimum", "mismatch/reward_policy/predicted_regret.py", '"regret": (best - gain, "score")', '"regret": (best, "score")', (LINKED,)),
+    ("losers-win", "mismatch/reward_policy/predicted_regret.py", '"second": number[second]', '"second": number[first], "was": number[second]', (LINKED,)),
+    ("all-pairs-are-near", "mismatch/reward_policy/shift_by_kl.py", "near = place == 0", "near = place >= 0", (LINKED,)),
+    ("fit-without-its-truth", "mismatch/reward_policy/shift_by_kl.py", "over(dt**2, dd * tt)", "over(dt**2, dd * dd)", (LINKED,)),
+    ("degree-with-signs", "mismatch/reward_policy/laws.py", "np.abs(upto(a, b, turn)) + np.abs(", "np.abs(", (LINKED,)),
+    ("area-over-sqrt-kl", "mismatch/reward_policy/laws.py", "nats = d[order] ** 2", "nats = d[order]", (LINKED,)),
+    ("laws-exchanged", "mismatch/reward_policy/laws.py", '"aic_bon_minus_rl", bon - rl, bon_draws - rl_draws', '"aic_bon_minus_rl", rl - bon, rl_draws - bon_draws', (LINKED,)),
+    ("shift-alarms-without-harm", "mismatch/reward_policy/distribution_shift.py", "dropped and not harm.refuted", "dropped", ("tests/planted/test_diagnoses.py::test_distribution_shift",)),
 )  # fmt: skip
 
 _EDGES = (
@@ -621,6 +650,7 @@ _ALL = (
     *_RESUME,
     *_NUMBERS,
     *_DIAGNOSES,
+    *_REWARD_POLICY,
     *_EDGES,
     *_TEACHING,
 )
