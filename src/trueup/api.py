@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from trueup.data.rows import Preference
     from trueup.mismatch.decision import Decision
+    from trueup.pipeline.audit_config import AuditConfig
     from trueup.pipeline.config import RunConfig
     from trueup.pipeline.events import Listener
     from trueup.pipeline.run import RunResult
@@ -182,32 +183,104 @@ class Audit:
 
     diagnoses: list[Diagnosis]
     decisions: dict[str, Decision]
+    reading: dict[str, Any] | None = None
+    """How files were read: ``files``, ``rows``, ``read`` (our column -> theirs), ``ignored``, ``missing``, ``labels``; None of a frame."""
 
     def to_json(self) -> str:
         """Everything, as JSON text."""
         return json.dumps(
-            {"diagnoses": [d.to_dict() for d in self.diagnoses], "decisions": {k: v.to_dict() for k, v in self.decisions.items()}}
+            {
+                "diagnoses": [d.to_dict() for d in self.diagnoses],
+                "decisions": {k: v.to_dict() for k, v in self.decisions.items()},
+                "reading": self.reading,
+            }
         )
 
 
-def audit(records: pd.DataFrame | str | Path | Sequence[str | Path], *, arms: Sequence[str] | None = None, seed: int = 0) -> Audit:
+def audit(
+    records: pd.DataFrame | str | Path | Sequence[str | Path],
+    *,
+    arms: Sequence[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    labels: str | Path | None = None,
+    evaluations: str | Path | None = None,
+    seed: int = 0,
+) -> Audit:
     """Diagnose the links from records alone: no model, no torch.
 
     Args:
-        records: a run folder, record files, or a frame as `trueup.store.records.frame` gives it.
+        records: a run folder; files of samples that any program wrote, as docs/auditing.md has it; or a frame as
+            `trueup.store.records.frame` gives it.
         arms: which arms; all but the offline set if None.
+        columns: our name of a column -> the files'.
+        labels: file of comparisons.
+        evaluations: file of evaluations of checkpoints.
         seed: of the bootstraps.
+
+    Raises:
+        UserError: something in a file; file, line and column are named.
     """
     import pandas as pd
 
     from trueup.core.record import OFFLINE_ARM
     from trueup.mismatch.verdict import diagnose_all
-    from trueup.store.records import frame
+    from trueup.report.audited import read_audited
+    from trueup.store.columns import flatten
 
-    table = records if isinstance(records, pd.DataFrame) else frame(records)
+    reading = None
+    if isinstance(records, pd.DataFrame):
+        if columns or labels is not None or evaluations is not None:
+            raise UserError("belong to files of records; a frame holds everything itself.", where="columns, labels, evaluations")
+        table = records
+    else:
+        found, reading = read_audited([records] if isinstance(records, str | Path) else records, columns, labels, evaluations)
+        table = flatten(found)
     names = list(arms) if arms is not None else [a for a in dict.fromkeys(table["arm"]) if a != OFFLINE_ARM]
     diagnoses, decisions = diagnose_all(table, names, Key(seed) / "audit")
-    return Audit(diagnoses=diagnoses, decisions=decisions)
+    return Audit(diagnoses=diagnoses, decisions=decisions, reading=reading)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditReport:
+    """Where an audit's run folder and report are, and what was found."""
+
+    folder: Path
+    html: Path
+    data: dict[str, Any]
+    """The content of report.json: ``diagnoses``, ``decisions`` and the rest."""
+
+
+def audit_models(
+    config: AuditConfig | dict[str, Any],
+    out: str | Path,
+    *,
+    labels: str | Path | None = None,
+    evaluations: str | Path | None = None,
+    resume: bool = False,
+    on_event: Listener | None = None,
+) -> AuditReport:
+    """Sample checkpoints of a policy that was trained anywhere, score them, and write records and report.
+
+    Args:
+        config: an `AuditConfig`, or plain values: ``policies``, ``reference``, ``reward_models``, and ``preferences`` or ``prompts``.
+        out: the folder of records and report.
+        labels: file of comparisons of the replies.
+        evaluations: file of evaluations of checkpoints.
+        resume: go on with what the folder holds.
+        on_event: told of every chunk.
+
+    Raises:
+        UserError: models or data that cannot be used, or a folder in use.
+    """
+    from trueup.pipeline.audit import audit_models as run
+    from trueup.pipeline.audit_config import AuditConfig as Schema
+    from trueup.pipeline.events import nobody
+
+    config = validate(config, Schema, where="audit") if isinstance(config, dict) else config
+    found = run(
+        config, Path(out), labels=labels, evaluations=evaluations, resume=resume, on_event=on_event or nobody, key=Key(0) / "report"
+    )
+    return AuditReport(folder=Path(out), html=found.paths.html, data=found.data)
 
 
 def _share(name: str, hits: Sequence[float], key: Key) -> Estimate:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -79,6 +80,14 @@ def write_audit(
         UserError: something in a file.
     """
     return _written(run, *_told(found, labels, evaluations), key, facts)
+
+
+def read_audited(
+    records: Sequence[str | Path], columns: Mapping[str, str] | None, labels: str | Path | None, evaluations: str | Path | None
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Records of files as a table, and `reading_of` them; arguments and errors as of `audit_records`."""
+    found, told = _told(read_foreign(records, columns), labels, evaluations)
+    return found.table, reading_of(found, told)
 
 
 def _told(found: Foreign, labels: str | Path | None, evaluations: str | Path | None) -> tuple[Foreign, Labelled | None]:

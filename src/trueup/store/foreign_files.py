@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ class ForeignFile:
         try:
             with self._text() as text:
                 if self.kind == "csv":
-                    rows = csv.reader(text, strict=True)
+                    rows = csv.reader(map(_utf8, text), strict=True)
                     head = next(rows, [])
                     number = rows.line_num + 1
                     for cells in rows:
@@ -86,15 +87,13 @@ class ForeignFile:
                     return
                 for number, line in enumerate(text, 1):
                     if line.strip():
-                        yield number, _object(line, f"{self.path}, line {number}")
+                        yield number, _object(_utf8(line), f"{self.path}, line {number}")
         except csv.Error as error:
             raise UserError(f"is not valid CSV: {error}.", where=f"{self.path}, line {number}") from error
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"is not UTF-8 text ({error.reason}). Save the file as UTF-8.", where=f"{self.path}, line {number + 1}"
-            ) from error
-        except (OSError, EOFError) as error:
-            raise UserError(f"cannot be read ({one_line(error)}).", where=str(self.path)) from error
+        except UnicodeEncodeError as error:
+            raise UserError("is not UTF-8 text. Save the file as UTF-8.", where=f"{self.path}, line {number}") from error
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"cannot be read to its end ({one_line(error)}).", where=str(self.path)) from error
 
     def names(self) -> list[str]:
         """Names of the columns; of JSON lines those of all rows, in the order of their first occurrence.
@@ -103,8 +102,7 @@ class ForeignFile:
             UserError: the file has none, or one twice.
         """
         if self.kind == "csv":
-            with self._text() as text:
-                found = next(csv.reader(text), [])
+            found = self._head()
         elif self.kind == "parquet":
             found = _parquet(self.path, None).schema.names
         else:
@@ -133,9 +131,16 @@ class ForeignFile:
             return _parquet(self.path, [n for n in names if wanted(n) is not None]), names
         return self._jsonl(wanted)
 
+    def _head(self) -> list[str]:
+        try:
+            with self._text() as text:
+                return next(csv.reader(map(_utf8, text), strict=True), [])
+        except (csv.Error, UnicodeEncodeError, OSError, EOFError, zlib.error) as error:
+            raise UserError(f"the names of the columns cannot be read ({one_line(error)}).", where=f"{self.path}, line 1") from error
+
     def _text(self) -> io.TextIOWrapper:
         raw: Any = gzip.open(self.path, "rb") if self.path.name.lower().endswith(".gz") else open(self.path, "rb")  # noqa: SIM115
-        return io.TextIOWrapper(raw, encoding="utf-8-sig", newline="" if self.kind == "csv" else None)
+        return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="" if self.kind == "csv" else None)
 
     def _csv(self, names: list[str], wanted: Wanted) -> pa.Table:
         types = {n: t for n in names if (t := wanted(n)) is not None}
@@ -184,6 +189,8 @@ class ForeignFile:
         columns = {}
         for name in [n for n in names if wanted(n) is not None]:
             values = [_absent(row.get(name)) for row in rows]
+            if wanted(name) == pa.string() and len({type(v) for v in values if v is not None}) > 1:
+                values = [str(v) if isinstance(v, int | float) else v for v in values]  # names may be numbers and texts
             try:
                 columns[name] = pa.array(values)
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
@@ -207,6 +214,13 @@ def _parquet(path: Path, columns: list[str] | None) -> Any:
 @dataclass(frozen=True)
 class _Described:
     schema: pa.Schema
+
+
+def _utf8(line: str) -> str:
+    """The line itself; bytes that are no text, which reading keeps as surrogates, cannot be encoded again."""
+    if not line.isascii():
+        line.encode()
+    return line
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
