@@ -15,11 +15,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Audit", "Realigned", "UserError", "__version__", "audit", "evaluate", "realign", "train"]
+__all__ = ["Audit", "Realigned", "TrueupCallback", "UserError", "__version__", "audit", "evaluate", "realign", "train"]
 
 if TYPE_CHECKING:
     from trueup.api import Audit, Realigned, audit, evaluate, realign, train
     from trueup.core.errors import UserError
+    from trueup.pipeline.callback import TrueupCallback
+
+
+_ELSEWHERE = {"UserError": "trueup.core.errors", "TrueupCallback": "trueup.pipeline.callback"}
 
 
 def __getattr__(name: str) -> Any:
@@ -27,7 +31,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     if name in __all__:
-        return getattr(importlib.import_module("trueup.core.errors" if name == "UserError" else "trueup.api"), name)
+        return getattr(importlib.import_module(_ELSEWHERE.get(name, "trueup.api")), name)
     raise AttributeError(f"module 'trueup' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

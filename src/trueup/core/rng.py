@@ -7,7 +7,9 @@ is killed, split over processes, batched otherwise or probed in between draws ex
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,3 +81,14 @@ def epoch_rows(key: Key, n: int, size: int, step: int) -> NDArray[np.int64]:
     positions = np.arange(first, first + size)
     orders = {int(e): (key / int(e)).permutation(n) for e in np.unique(positions // n)}
     return np.array([orders[int(p // n)][p % n] for p in positions], dtype=np.int64)
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Python's and numpy's global generators are afterwards as they were before, whatever other people's code draws inside."""
+    python, array = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(array)
