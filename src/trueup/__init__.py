@@ -15,10 +15,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Audit", "Realigned", "TrueupCallback", "UserError", "__version__", "audit", "evaluate", "realign", "train"]
+__all__ = [
+    "Audit", "AuditReport", "Realigned", "TrueupCallback", "UserError", "__version__", "audit", "audit_models", "evaluate", "realign",
+    "train",
+]  # fmt: skip
 
 if TYPE_CHECKING:
-    from trueup.api import Audit, Realigned, audit, evaluate, realign, train
+    from trueup.api import Audit, AuditReport, Realigned, audit, audit_models, evaluate, realign, train
     from trueup.core.errors import UserError
     from trueup.pipeline.callback import TrueupCallback
 

@@ -30,6 +30,7 @@ VERBS = [
     "compare",
     "isolate",
     "report",
+    "audit",
     "list",
     "version",
     "config show",

@@ -15,6 +15,7 @@ from trueup.mismatch.headlines.number import HeadlineSettings
 from trueup.mismatch.panel import keeping
 from trueup.mismatch.policy_evaluation import (
     alignment_tax,
+    checkpoint_evaluations,
     diversity,
     next_token_loss,
     positions,
@@ -23,6 +24,7 @@ from trueup.mismatch.policy_evaluation import (
     tracking,
 )
 from trueup.mismatch.policy_evaluation.alignment_tax import AlignmentTax
+from trueup.mismatch.policy_evaluation.checkpoint_evaluations import CheckpointEvaluations
 from trueup.mismatch.policy_evaluation.diversity import Diversity
 from trueup.mismatch.policy_evaluation.next_token_loss import NextTokenLoss
 from trueup.mismatch.policy_evaluation.positions import Positions
@@ -78,6 +80,7 @@ DIAGNOSES: tuple[ModuleType, ...] = (
     consistency,
     ceiling_use,
     tracking,
+    checkpoint_evaluations,
     alignment_tax,
     refusal_balance,
     diversity,
@@ -108,6 +111,7 @@ class MismatchSettings(Config):
     ceiling_use: CeilingUse = CeilingUse()
     rank_transfer: RankTransfer = RankTransfer()
     tracking: Tracking = Tracking()
+    checkpoint_evaluations: CheckpointEvaluations = CheckpointEvaluations()
     alignment_tax: AlignmentTax = AlignmentTax()
     refusal_balance: RefusalBalance = RefusalBalance()
     diversity: Diversity = Diversity()
