@@ -34,6 +34,8 @@ PASSES = ("honest", "power", "curve", "early", "peeking")
 COSTS = (0.025, 0.05, 0.15, 0.25)
 """Beside 0.1."""
 EARLY_COST, SMALL = 0.25, 0.01
+SLIGHT = tuple(k for k in KINDS if k != "stale")
+"""Kinds of small errors; a stale proxy that costs 1 % still pays as much for what is worth nothing as for what is good."""
 COMMON = ("over_optimisation", "goodhart", "tracking")
 """Of use against every kind that makes gold fall."""
 SHOULD: dict[str, tuple[str, ...]] = {
@@ -69,7 +71,7 @@ def tasks(what: Sequence[str], seeds: range) -> Iterator[tuple[str, int, str, fl
     """(pass, seed, kind, cost), seeds first, so that all that was begun is balanced."""
     for seed in seeds:
         if "honest" in what:
-            yield "honest", seed, KINDS[seed // 3 % len(KINDS)] if seed % 3 == 0 else "", SMALL if seed % 3 == 0 else 0.0
+            yield "honest", seed, SLIGHT[seed // 3 % len(SLIGHT)] if seed % 3 == 0 else "", SMALL if seed % 3 == 0 else 0.0
         if "power" in what:
             yield from (("power", seed, kind, 0.1) for kind in KINDS)
         if "curve" in what:
