@@ -11,16 +11,19 @@ from trueup.mismatch.keep_rule import KeepRule, ask_file, keep
 from trueup.mismatch.utility import Comparisons, UtilityPrior, posterior, prior, top_two
 
 # at a distance of 1 the variances add up: .48^2 + .64^2 + .6^2 = 1
-UNIT = UtilityPrior(rise=0.0, rise_sd=0.48, fall=0.0, fall_sd=0.64, rest_sd=0.6)
+UNIT = UtilityPrior(rise=0.0, rise_sd=0.48, fall=0.0, fall_sd=0.64, correlation=0.0, rest_sd=0.6)
+WIDE = UtilityPrior(rise=1.0, rise_sd=0.5, fall=0.3, fall_sd=0.3, rest_sd=0.3)
 
 
 def test_the_law_before_any_label() -> None:
-    # distances 0, 1, 2: .8 d - .25 d^2 is .55 and .6; variances of the law alone: .25 + .0625, and 4 x .25 + 16 x .0625; the rest .09 d
-    mean, covariance = prior(np.array([0.0, 1.0, 2.0]), 1, UtilityPrior(rise=0.8, fall=0.25, rise_sd=0.5, fall_sd=0.25, rest_sd=0.3))
+    # distances 0, 1, 2: .8 d - .25 d^2 is .55 and .6; variances of the law alone: .25 + .0625 - 2 x .4 x .125 = .2125, and 4 x .25 + 16 x .0625
+    # - 2 x 8 x .4 x .125 = 1.2; the rest .09 d
+    law = UtilityPrior(rise=0.8, fall=0.25, rise_sd=0.5, fall_sd=0.25, correlation=0.4, rest_sd=0.3)
+    mean, covariance = prior(np.array([0.0, 1.0, 2.0]), 1, law)
     assert mean.tolist() == pytest.approx([0.55, 0.6, 0.0])
-    assert np.diag(covariance).tolist() == pytest.approx([0.3125 + 0.09, 2.0 + 0.18, 1.0], abs=1e-5)
-    # between them 2 x .25 + 4 x .0625 + .09 sqrt 2 exp(-1/2)
-    assert covariance[0, 1] == pytest.approx(0.75 + 0.09 * 2**0.5 * np.exp(-0.5), abs=1e-6)
+    assert np.diag(covariance).tolist() == pytest.approx([0.2125 + 0.09, 1.2 + 0.18, 1.0], abs=1e-5)
+    # between them 2 x .25 + 4 x .0625 - (4 + 2) x .4 x .125 = .45, and .09 sqrt 2 exp(-1/2)
+    assert covariance[0, 1] == pytest.approx(0.45 + 0.09 * 2**0.5 * np.exp(-0.5), abs=1e-6)
 
 
 def test_one_win_by_hand() -> None:
@@ -87,7 +90,7 @@ def test_two_hundred_labels_find_a_planted_peak() -> None:
     good = []
     for seed in range(51):
         frame, curve = world(seed, peak=(0.8, 1.6, 2.8)[seed % 3])
-        found = keep(frame, "x", KeepRule(batch=50, draws=100), Key(seed), annotators(frame, Key(seed) / "a"))
+        found = keep(frame, "x", KeepRule(batch=50, draws=100, prior=WIDE), Key(seed), annotators(frame, Key(seed) / "a"))
         assert found is not None
         assert len(found.bought) == found.n_labels == 200
         good.append(curve[found.position] >= 0.9 * curve.max())

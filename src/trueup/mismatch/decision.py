@@ -3,13 +3,14 @@
 The checkpoint is chosen on one half of the prompts by the lower confidence limit of what it gained over the first one, and what that
 choice is worth is reported from the other half. What counts as gain is gold where it is known, else the evaluations whose better side
 is known, else labels that compare checkpoints with the first one; where there is none of these, the first checkpoint is kept, since
-nothing but the proxy speaks for any other.
+nothing but the proxy speaks for any other. Labels between other checkpoints than the first are read by `keep_rule`, and comparisons of
+each checkpoint with the best one before it may stop a run by `stop_rule`. What to do next is said by `actions`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,10 +20,13 @@ from pydantic import Field
 
 from trueup.core.config import Config
 from trueup.core.rng import Key
+from trueup.mismatch.actions import Action, ActionSettings, advised
 from trueup.mismatch.diagnosis import Diagnosis, shown
-from trueup.mismatch.pairs import wins_over_first
+from trueup.mismatch.keep_rule import KeepRule, Kept, keep
+from trueup.mismatch.pairs import labelled_pairs, wins_over_first
 from trueup.mismatch.panel import METHOD, Cells, Panel, panel_of
 from trueup.mismatch.policy_evaluation.tracking import Tracking
+from trueup.mismatch.stop_rule import StopRule, watch
 from trueup.stats.bootstrap import DRAWS, Array, cluster_weights, interval, make_estimate
 from trueup.stats.estimate import Estimate
 
@@ -38,6 +42,12 @@ class VerdictSettings(Config):
     """With fewer prompts no evidence is weighed."""
     draws: int = Field(default=DRAWS, ge=100)
     """Bootstrap resamples."""
+    keep: KeepRule = KeepRule()
+    """How labels between checkpoints are read; nothing is bought here."""
+    stop: StopRule = StopRule()
+    """When comparisons with the best checkpoint so far stop a run."""
+    actions: ActionSettings = ActionSettings()
+    """When something is advised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +62,8 @@ class Decision:
     basis: Basis
     evidence: tuple[Estimate, ...] = ()
     """``gain_of_kept`` over the first checkpoint and ``loss_after_kept`` down to the last one, from prompts that did not choose."""
+    actions: tuple[Action, ...] = ()
+    """What to do next, what mends most first."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for report.json."""
@@ -61,18 +73,19 @@ class Decision:
             "why": self.why,
             "basis": self.basis,
             "evidence": [e.to_dict() for e in self.evidence],
+            "actions": [a.to_dict() for a in self.actions],
         }
 
 
 def decide(
     records: pd.DataFrame, arm: str, diagnoses: Sequence[Diagnosis], settings: VerdictSettings, sides: Tracking, key: Key
 ) -> Decision:
-    """Which checkpoint of an arm to keep, and whether to stop.
+    """Which checkpoint of an arm to keep, whether to stop, and what to do next.
 
     Args:
         records: flat frame of sample records.
         arm: name of the arm.
-        diagnoses: of any arms; those of this one that raise alarms are named, and over-optimisation stops.
+        diagnoses: of any arms; those of this one that raise alarms are named, over-optimisation stops, and actions rest on them.
         settings: how the checkpoint is chosen.
         sides: which side of an evaluation is better.
         key: random stream of the halves and the bootstrap.
@@ -80,9 +93,30 @@ def decide(
     panel = panel_of(records, arm)
     if panel is None:
         return Decision(keep_step=None, stop=False, why="The arm has no checkpoints.", basis="nothing but the proxy")
-    alarms = sorted({d.name for d in diagnoses if d.arm == arm and d.verdict == "alarm"})
+    alarms = [d for d in diagnoses if d.arm == arm and d.verdict == "alarm"]
+    names = sorted({d.name for d in alarms})
+    labels = keep(records, arm, settings.keep.model_copy(update={"budget": 0}), key / "labels")
+    decision = _decided(panel, names, labels, settings, sides, key)
+    watched = watch(records, arm, settings.stop)
+    if watched is not None and watched.stop_step is not None:
+        said = (
+            f" Comparisons with the best checkpoint so far showed a worse one at step {watched.stop_step}, after {watched.stop_after} of "
+            f"them (alpha {settings.stop.alpha:g}, at any look)."
+        )
+        decision = replace(decision, stop=True, why=decision.why + said)
+    kl = panel.column_cells("kl_nats")
+    levels = None if kl is None else dict(zip(panel.steps.tolist(), kl.mean().tolist(), strict=True))
+    ends = [None if levels is None or not np.isfinite(levels[s]) else levels[s] for s in (decision.keep_step, int(panel.steps[-1]))]
+    asked = None if decision.basis in ("gold", "evaluations") else labels
+    return replace(decision, actions=advised(alarms, settings.actions, stop=decision.stop, kept_kl=ends[0], last_kl=ends[1], labels=asked))
+
+
+def _decided(panel: Panel, alarms: Sequence[str], labels: Kept | None, settings: VerdictSettings, sides: Tracking, key: Key) -> Decision:
+    """Keep and stop from gold, else evaluations, else labels."""
     basis, parts = _evidence(panel, sides)
     first, last = int(panel.steps[0]), int(panel.steps[-1])
+    if basis not in ("gold", "evaluations") and labels is not None and _compared(panel):
+        return _by_labels(labels, last, alarms)
     if not parts or len(panel.prompts) < settings.min_prompts:
         missing = (
             "neither gold, nor evaluations whose better side is known, nor labels between checkpoints" if not parts else "too few prompts"
@@ -93,15 +127,36 @@ def decide(
     kept = _choose(parts, choose, settings, key / "choose")
     gain, loss = _worth(parts, report, kept, settings, key / "report", "score" if basis == "gold" else basis)
     fallen = loss.low is not None and loss.low > 0
-    keep = int(panel.steps[kept])
+    keep_step = int(panel.steps[kept])
     chosen = (
         f"the highest lower {settings.level:.0%} limit of the gain in {basis} on one half of the prompts; on the other half it "
         f"gained {shown(gain)} over step {first}"
         if kept
         else f"no later checkpoint is shown to gain in {basis} on one half of the prompts"
     )
-    why = f"Keep step {keep} of {last}: {chosen}. From there to the last checkpoint {basis} fell by {shown(loss)}.{_named(alarms)}"
-    return Decision(keep_step=keep, stop=fallen or "over_optimisation" in alarms, why=why, basis=basis, evidence=(gain, loss))
+    why = f"Keep step {keep_step} of {last}: {chosen}. From there to the last checkpoint {basis} fell by {shown(loss)}.{_named(alarms)}"
+    return Decision(keep_step=keep_step, stop=fallen or "over_optimisation" in alarms, why=why, basis=basis, evidence=(gain, loss))
+
+
+def _compared(panel: Panel) -> bool:
+    """Whether any label is between two checkpoints after the first."""
+    pairs = labelled_pairs(panel)
+    if pairs is None:
+        return False
+    one, other = panel.step[pairs.first], panel.step[pairs.second]
+    return bool(((one != other) & (np.minimum(one, other) > 0)).any())
+
+
+def _by_labels(labels: Kept, last: int, alarms: Sequence[str]) -> Decision:
+    """The checkpoint of the highest expected utility, given the labels and the law that utility follows in KL."""
+    fallen = labels.loss.low is not None and labels.loss.low > 0
+    why = (
+        f"Keep step {labels.step} of {last}: the highest utility as {labels.n_labels} labels and a law of utility in KL tell it, the best "
+        f"with a chance of {labels.chance:.0%}; {shown(labels.gain)} over step {labels.steps[0]}, {shown(labels.loss)} over {last}."
+        f"{_named(alarms)}"
+    )
+    stop = fallen or "over_optimisation" in alarms
+    return Decision(keep_step=labels.step, stop=stop, why=why, basis="labels", evidence=(labels.gain, labels.loss))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,6 +70,10 @@ class Kept:
     """That it is the best of all, as believed."""
     utility: tuple[Estimate, ...]
     """Of every checkpoint over the first one: log-odds that an annotator prefers an average reply; intervals are posterior ones."""
+    gain: Estimate
+    """``gain_of_kept``: its utility over the first checkpoint's."""
+    loss: Estimate
+    """``loss_after_kept``: its utility over the last checkpoint's."""
     n_labels: int
     """Comparisons used: recorded and bought, ties of equal texts not counted."""
     bought: tuple[Answer, ...] = ()
@@ -115,6 +119,8 @@ def keep(records: pd.DataFrame, arm: str, settings: KeepRule, key: Key, ask: Ask
         position=best,
         chance=float((draws.argmax(axis=1) == best).mean()),
         utility=_estimates(belief, table.n_labels),
+        gain=_difference("gain_of_kept", belief, best, 0, table.n_labels),
+        loss=_difference("loss_after_kept", belief, best, belief.steps - 1, table.n_labels),
         n_labels=table.n_labels,
         bought=tuple(bought),
         wanted=tuple((table.ids[i], table.ids[j]) for i, j in wanted),
@@ -123,12 +129,15 @@ def keep(records: pd.DataFrame, arm: str, settings: KeepRule, key: Key, ask: Ask
 
 
 def _estimates(belief: Posterior, n: int) -> tuple[Estimate, ...]:
-    spread = np.r_[0.0, np.sqrt((belief.root**2).sum(axis=1))[: belief.steps - 1]]
-    wide, mean = float(ndtri(0.975)) * spread, belief.utility()
-    return tuple(
-        Estimate(name="utility", value=float(m), low=float(m - w), high=float(m + w), n=n, unit="log-odds", method="posterior, Laplace")
-        for m, w in zip(mean, wide, strict=True)
-    )
+    return tuple(_difference("utility", belief, s, 0, n) for s in range(belief.steps))
+
+
+def _difference(name: str, belief: Posterior, first: int, second: int, n: int) -> Estimate:
+    """Utility of one checkpoint less that of another, with its posterior interval."""
+    mean = belief.utility()
+    rows = np.concatenate([np.zeros((1, belief.root.shape[1])), belief.root[: belief.steps - 1]])
+    value, wide = float(mean[first] - mean[second]), float(ndtri(0.975) * np.linalg.norm(rows[first] - rows[second]))
+    return Estimate(name=name, value=value, low=value - wide, high=value + wide, n=n, unit="log-odds", method="posterior, Laplace")
 
 
 class _Table:

@@ -26,15 +26,17 @@ from trueup.stats.bootstrap import Array
 class UtilityPrior(Config):
     """What is believed of checkpoints before any label; log-odds of an annotator's comparison. Chosen on tuning runs (docs/log.md)."""
 
-    rise: float = Field(default=0.8)
+    rise: float = Field(default=0.5)
     """Mean of the slope of utility in the square root of KL, at the start."""
-    rise_sd: float = Field(default=0.5, gt=0)
+    rise_sd: float = Field(default=0.22, gt=0)
     """Its standard deviation."""
-    fall: float = Field(default=0.25)
+    fall: float = Field(default=0.17)
     """Mean of the coefficient of KL in nats that is subtracted."""
-    fall_sd: float = Field(default=0.25, gt=0)
+    fall_sd: float = Field(default=0.1, gt=0)
     """Its standard deviation."""
-    rest_sd: float = Field(default=0.3, gt=0)
+    correlation: float = Field(default=0.7, gt=-1, lt=1)
+    """Of both: what rises fast falls fast."""
+    rest_sd: float = Field(default=0.1, gt=0)
     """Standard deviation of what the law leaves out, one unit of the square root of KL from the start."""
     length: float = Field(default=1.0, gt=0)
     """Distance in the square root of KL over which that changes."""
@@ -99,7 +101,8 @@ def prior(distance: Array, covariates: int, settings: UtilityPrior) -> tuple[Arr
     mean[: len(d)] = settings.rise * d - settings.fall * d**2
     near = np.exp(-0.5 * ((d[:, None] - d[None, :]) / settings.length) ** 2)
     grown = np.outer(np.sqrt(d), np.sqrt(d))
-    law = settings.rise_sd**2 * np.outer(d, d) + settings.fall_sd**2 * np.outer(d**2, d**2)
+    both = settings.correlation * settings.rise_sd * settings.fall_sd
+    law = settings.rise_sd**2 * np.outer(d, d) + settings.fall_sd**2 * np.outer(d**2, d**2) - both * (np.outer(d, d**2) + np.outer(d**2, d))
     covariance[: len(d), : len(d)] = law + settings.rest_sd**2 * grown * near
     covariance[len(d) :, len(d) :] = settings.covariate_sd**2 * np.eye(covariates)
     return mean, covariance + 1e-6 * np.eye(n)  # checkpoints of equal KL may differ a little
