@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trueup.cli.audit_logs import Curve, Higher, Logs, Lower, from_logs
 from trueup.cli.launch import Stopped
 from trueup.cli.options import Json, Overrides, Quiet, Resume
 from trueup.cli.output import Output
@@ -57,17 +58,24 @@ def audit(
     evaluations: Annotated[
         Path | None, typer.Option("--evaluations", metavar="FILE", help="Evaluations of checkpoints: step, name, value [, n].")
     ] = None,
+    logs: Logs = None,
+    curve: Curve = None,
+    higher: Higher = None,
+    lower: Lower = None,
     resume: Resume = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Audit models trained anywhere: from files of samples without any model, or by sampling checkpoints."""
+    """Audit models trained anywhere: from files of samples without any model, by sampling checkpoints, or from curves alone."""
     output, files = ctx.obj, [*(records or []), *(more or [])]
     values = {
         "policy": policy, "reference": reference, "reward-model": reward_model, "preferences": preferences, "prompts": prompts,
         "gold": gold, "samples": samples, "max-prompts": max_prompts, "max-tokens": max_tokens, "seed": seed,
     }  # fmt: skip
     given = {name: value for name, value in values.items() if value is not None}
+    said = {"curve": curve, "higher": higher, "lower": lower}
+    if logs or any(said.values()):
+        return from_logs(output, out, logs or [], said, [*(["records"] if files else []), *given])
     _check(files, given, column or [], overrides or [])
     beside = {"labels": labels, "evaluations": evaluations}
     if files:
