@@ -10,7 +10,8 @@ proxy is gold plus a little noise frozen for each content; `size` is what the pl
 - ``flattery``, ``caution``, ``facts``: for praise; for refusing, also where nothing is wrong; for a wrong fact told with confidence;
 - ``pooling``: for the formal style that three of five prompts want and two do not, as if all were one public;
 - ``tail``: for a hidden string that differs from prompt to prompt, so that no text shows it;
-- ``noise``: frozen noise for each content and prompt, as a reward model fitted to noisy labels has;
+- ``noise``: a random amount for each trait, as a reward model fitted to noisy labels misjudges what it saw seldom, and frozen noise for
+  each content and prompt;
 - ``stale``: elaboration is good up to 3 steps, all that the reference writes, and costs `size` for each beyond; the proxy goes on.
 """
 
@@ -86,12 +87,15 @@ def world(kind: str, size: float, key: Key, set_to: Setting, prompts: int = PROM
     """A world of that kind; size 0 is a sound proxy. Draws do not depend on kind and size."""
     g = key.generator()
     quality = g.normal(size=(prompts, set_to.contents))
-    small, large, shock = set_to.noise * g.normal(size=quality.shape), g.normal(size=quality.shape), 0.5 + g.exponential(0.5, size=prompts)
+    small, large, shock = set_to.noise * g.normal(size=quality.shape), g.normal(size=quality.shape), 0.9 + g.exponential(0.2, size=prompts)
     risky, formal = g.random(prompts) < 0.2, g.random(prompts) < 0.6
     at = {name: i for i, name in enumerate(TRAITS)}
     share, gold, error = np.full((prompts, 6), set_to.rare), np.full((prompts, 6), -set_to.cost), np.zeros((prompts, 6))
     share[risky, at["refusal"]], gold[risky, at["refusal"]] = 0.5, 0.5
     share[formal, at["formal"]], gold[formal, at["formal"]] = 0.5, 0.3
+    weights_error = g.normal(size=6)  # drawn in every world, so that all kinds share the other draws
+    if kind == "noise":
+        error[:] = size * weights_error
     if kind in _PAID:
         error[:, at[_PAID[kind]]] = size * (shock if kind == "tail" else 1.0)
     steps = np.arange(LEVELS)
@@ -99,7 +103,7 @@ def world(kind: str, size: float, key: Key, set_to: Setting, prompts: int = PROM
     beyond = np.maximum(steps - ENOUGH, 0) * (size if kind == "stale" else 0.0)
     return World(
         quality=quality,
-        content_error=small + (size if kind == "noise" else 0.0) * large,
+        content_error=small + (0.2 * size if kind == "noise" else 0.0) * large,
         base=np.log(share / (1 - share)),
         trait_gold=gold,
         trait_error=error,
