@@ -98,6 +98,15 @@ def test_harm_is_a_fall_that_is_shown_and_no_small_share_of_the_gain() -> None:
     assert not harm(0.0, 1.0, 0.97).shown  # 3 % of the gain
     assert harm(0.0, -0.01).shown  # there was no gain to be a share of
     assert not harm(0.0, 1.0, 2.0).shown
+    # half of the prompts lose 1.2 and half gain 1: the mean falls by 0.1, with an error of 1.1 / sqrt 12 = 0.32
+    uneven = frame([{"gold": [0.0, 0.0]}, {"gold": [1.0, 1.0]}])
+    later = uneven["step"] == 10
+    uneven.loc[later, "gold"] = np.where(uneven.loc[later, "prompt_id"] < "p06", -1.2, 1.0)
+    panel = panel_of(uneven, "a")
+    assert panel is not None
+    found = harm_of(panel, Key(0))
+    assert (found.fall.value if found.fall else None) == pytest.approx(0.1)
+    assert (found.shown, found.refuted) == (False, True)
     panel = panel_of(frame([{"proxy_fixed": [0.0, 1.0]}] * 2), "a")
     assert panel is not None
     assert (harm_of(panel, Key(0)).basis, harm_of(panel, Key(0)).shown) == ("nothing", False)
@@ -250,6 +259,18 @@ def test_cover_is_lost_where_replies_are_like_none_of_the_set() -> None:
     assert coverage.diagnose(texts(known, strange), "a", strict, Key(0)).verdict == "quiet"
     assert coverage.diagnose(texts(known, strange, gold=0.0), "a", strict, Key(0)).verdict == "alarm"
     assert coverage.diagnose(texts(known, known, gold=0.0), "a", strict, Key(0)).verdict == "quiet"
+
+
+def test_replies_of_the_sets_own_prompt_do_not_say_how_near_it_is() -> None:
+    # both replies of a prompt of the set are one text, and no two prompts share more than "red apple": so near is near enough
+    records = texts(("red apple new", "red apple new"), ("red apple new", "blue sky above"))
+    own = [
+        {"arm": "offline", "split": "train", "prompt_id": f"o{i}", "sample_id": f"o{i}:{k}", "response": f"red apple kind{i}"}
+        for i in range(20)
+        for k in range(2)
+    ]
+    found = coverage.diagnose(pd.concat([records[records["arm"] == "a"], pd.DataFrame(own)], ignore_index=True), "a", Coverage(), Key(0))
+    assert found.series["covered"] == pytest.approx([1.0, 0.5])
 
 
 def test_replies_of_one_prompt_share_its_effective_size() -> None:

@@ -350,7 +350,7 @@ _REWARD_POLICY = (
     ("fall-from-one-point-only", "stats/falls.py", "low, high = band(size, draws", "low, high = band(size[:1].repeat(len(size)), draws", (LINKED,)),
     ("tied-replies-in-a-row", "stats/best_of_n.py", "new[:, 1:] = chooses[:, 1:] != chooses[:, :-1]", "new[:, 1:] = True", (LINKED,)),
     ("small-falls-are-harm", "mismatch/harm.py", "found.shown and found.size >= min_share * gain", "found.shown", (LINKED,)),
-    ("harm-without-its-interval", "mismatch/harm.py", "shown=found.shown and", "shown=found.size > 0 and", ("tests/planted/test_reward_policy.py::test_coverage",)),
+    ("harm-without-its-interval", "mismatch/harm.py", "shown=found.shown and", "shown=found.size > 0 and", (LINKED,)),
     ("tied-scores-are-right", "mismatch/grids.py", "right = correct(score[:, lag:] - score[:, :-lag]", "right = correct(score[:, lag:] - score[:, :-lag] + 1e-9", (LINKED,)),
     ("promise-without-an-arcsine", "mismatch/reward_policy/tail_mismatch.py", "rho = correlation_from_accuracy(accuracy)[..., None]", "rho = (2 * accuracy - 1)[..., None]", (LINKED,)),
     ("tails-of-gold-by-gold", "mismatch/reward_policy/tail_mismatch.py", "best_of_n_rows(chooses, value, ns)", "best_of_n_rows(value, chooses, ns)", (LINKED,)),

@@ -131,7 +131,7 @@ def _similarity(panel: Panel, offline: pd.DataFrame, settings: Coverage, key: Ke
     drawn = [_drawn(panel, s, settings.max_texts, key / s) for s in range(len(panel.steps))]
     rows = np.concatenate(drawn)
     # policies repeat themselves: every text is looked up once
-    code, texts = pd.factorize(panel.rows["response"].astype(str).to_numpy()[rows])
+    code, texts = pd.factorize(panel.rows["response"].to_numpy()[rows].astype(str))
     words = HashingVectorizer(n_features=HASHED, ngram_range=(1, 2), alternate_sign=False, norm=None, token_pattern=r"\S+")
     own, written = words.transform(offline["response"].astype(str)), words.transform(texts)
     rarity = TfidfTransformer(sublinear_tf=True)
