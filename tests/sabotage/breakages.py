@@ -245,9 +245,9 @@ _REALIGNMENT = (
     ),
     ("scale-keeps-the-mean", "rewards/learned.py", "shift=mean - gain * raw.double().mean().item()", "shift=mean", (REALIGN,)),
     ("refit-never-in-force", "pipeline/arm.py", "        arm.in_force.reward = sources.build(arm.config.reward)\n", "        sources.build(arm.config.reward)\n", (PIPELINE,)),
-    ("proxy-current-is-the-first", "pipeline/probe.py", "current=_scaled(rewards, current, raw)", "current=_scaled(rewards, first, raw)", (PIPELINE,)),
+    ("proxy-current-is-the-first", "pipeline/measure.py", "current=_scaled(rewards, current, raw)", "current=_scaled(rewards, first, raw)", (PIPELINE,)),
     ("measured-on-training-prompts", "pipeline/probe.py", 'context.world.prompts("test")', 'context.world.prompts("train")', (PIPELINE,)),
-    ("kl-of-reference-to-policy", "pipeline/probe.py", "exact_kl(ours, theirs, temperature)", "exact_kl(theirs, ours, temperature)", (PIPELINE,)),
+    ("kl-of-reference-to-policy", "pipeline/measure.py", "exact_kl(ours, theirs, temperature)", "exact_kl(theirs, ours, temperature)", (PIPELINE,)),
     ("clean-labels-reversed", "pipeline/reward.py", "p if a >= b else swapped(p)", "p if a <= b else swapped(p)", (PIPELINE,)),
     ("gold-arm-trains-on-the-proxy", "rewards/kinds/gold.py", "sources.gold()", "sources.model()", (PIPELINE,)),
 )  # fmt: skip

@@ -36,7 +36,7 @@ class NextTokenLoss(Config):
     """Variant of the rows that hold demonstrations."""
     min_demonstrations: int = Field(default=20, ge=3)
     """Fewer demonstrations at a checkpoint are not enough data."""
-    min_checkpoints: int = Field(default=3, ge=2)
+    min_checkpoints: int = Field(default=2, ge=2)
     """Fewer checkpoints with demonstrations and gold are not enough data."""
     min_harm: float = Field(default=0.05, ge=0)
     """A smaller difference in gold, in within-prompt standard deviations at the first checkpoint, raises no alarm."""
