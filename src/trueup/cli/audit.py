@@ -73,11 +73,11 @@ def audit(
         "gold": gold, "samples": samples, "max-prompts": max_prompts, "max-tokens": max_tokens, "seed": seed,
     }  # fmt: skip
     given = {name: value for name, value in values.items() if value is not None}
-    said = {"curve": curve, "higher": higher, "lower": lower}
-    if logs or any(said.values()):
-        return from_logs(output, out, logs or [], said, [*(["records"] if files else []), *given])
-    _check(files, given, column or [], overrides or [])
     beside = {"labels": labels, "evaluations": evaluations}
+    others = {"records": files, "column": column, "set": overrides, "resume": resume, **beside, **given}
+    if logs or curve or higher or lower:
+        return from_logs(output, out, logs or [], {"curve": curve, "higher": higher, "lower": lower}, others)
+    _check(files, given, column or [], overrides or [])
     if files:
         from trueup.cli.launch import report_key
         from trueup.report.audited import audit_records

@@ -20,7 +20,7 @@ Higher = Annotated[list[str] | None, typer.Option("--higher", metavar="NAME", he
 Lower = Annotated[list[str] | None, typer.Option("--lower", metavar="NAME", help="An evaluation of --logs of which less is better.")]
 
 
-def from_logs(output: Output, out: Path, logs: Sequence[str], said: Mapping[str, Sequence[str] | None], others: Sequence[str]) -> None:
+def from_logs(output: Output, out: Path, logs: Sequence[str], said: Mapping[str, Sequence[str] | None], others: Mapping[str, Any]) -> None:
     """Read the logs, write their page, and say what it found.
 
     Args:
@@ -28,28 +28,26 @@ def from_logs(output: Output, out: Path, logs: Sequence[str], said: Mapping[str,
         out: folder of the page.
         logs: files or folders; may be empty, where ``said`` is refused.
         said: values of ``curve``, ``higher`` and ``lower``.
-        others: options that were given and belong to other audits.
+        others: options of other audits, with their values.
 
     Raises:
         UserError: an option that does not go with the others, a log that cannot be read, or a folder that is in use.
     """
     if not logs:
         raise UserError("is about --logs, which is not given.", where=f"--{next(name for name, words in said.items() if words)}")
-    if others:
-        raise UserError("does not go with --logs: curves are audited by themselves.", where=f"--{others[0]}")
+    beside = [name for name, value in others.items() if value]
+    if beside:
+        raise UserError("does not go with --logs: curves are audited by themselves.", where=f"--{beside[0]}")
     if out.is_dir() and any(out.iterdir()) and not (out / "report.json").is_file():
         raise UserError("the folder is not empty and holds no page of logs. Choose another folder with --out.", where=str(out))
     from trueup.cli.launch import report_key
     from trueup.mismatch.curves_alone.table import CurvesAlone
     from trueup.report.curves_page import audit_logs
 
-    usual = CurvesAlone()
-    settings = CurvesAlone(
-        higher_is_better=(*(said.get("higher") or ()), *usual.higher_is_better),
-        lower_is_better=(*(said.get("lower") or ()), *usual.lower_is_better),
-    )
-    places, document = audit_logs(logs, out, key=report_key(), curves=_curves(said.get("curve") or ()), settings=settings)
-    _unjudged(document, [*(said.get("higher") or ()), *(said.get("lower") or ())])
+    usual, higher, lower = CurvesAlone(), said.get("higher") or (), said.get("lower") or ()
+    settings = CurvesAlone(higher_is_better=(*higher, *usual.higher_is_better), lower_is_better=(*lower, *usual.lower_is_better))
+    named = _curves(said.get("curve") or ())
+    places, document = audit_logs(logs, out, key=report_key(), curves=named, settings=settings, judged=(*higher, *lower))
     alarms = [d for d in document["diagnoses"] if d["verdict"] == "alarm"]
     lines = [_read(log) for log in document["logs"]]
     lines += [f"alarm, {d['arm']}, {d['name']}: {d['rule']}" for d in alarms] or ["no alarm, which curves alone cannot make good news"]
@@ -67,16 +65,6 @@ def _curves(words: Sequence[str]) -> dict[str, str]:
             raise UserError(f"must be OURS=NAME, such as proxy=my/reward, got '{word}'.", where="--curve")
         found[ours] = name
     return found
-
-
-def _unjudged(document: Mapping[str, Any], names: Sequence[str]) -> None:
-    """A side that was given for an evaluation that no log has is a slip of the pen."""
-    known = {c.removeprefix("evaluations.") for log in document["logs"] for c in log["used"] if c.startswith("evaluations.")}
-    for name in names:
-        if name not in known:
-            raise UserError(
-                f"no log has an evaluation '{name}'. There are: {', '.join(sorted(known)) or 'none'}.", where="--higher, --lower"
-            )
 
 
 def _read(log: Mapping[str, Any]) -> str:

@@ -43,6 +43,7 @@ def audit_logs(
     key: Key,
     curves: Mapping[str, str] | None = None,
     settings: CurvesAlone | None = None,
+    judged: Sequence[str] = (),
 ) -> tuple[ReportPaths, dict[str, Any]]:
     """Read logs, ask what curves alone can tell, and write ``index.html``, ``report.json`` and ``report.md``.
 
@@ -52,17 +53,25 @@ def audit_logs(
         key: random stream of the intervals.
         curves: our curve to the name it has in the logs, where the table of names does not know it.
         settings: thresholds; the defaults if None.
+        judged: evaluations that a log must have, since somebody said which side of them is better.
 
     Returns:
         Where the page is, and the content of report.json.
 
     Raises:
-        UserError: a log cannot be read, holds no curve that is known, or the folder may not be written.
+        UserError: a log cannot be read, holds no curve that is known, or no log has an evaluation that is to be judged; or the folder may
+            not be written.
     """
     read = [log for path in logs for log in read_logs(path)]
     if not read:
         raise UserError("give --logs, a training's log file or folder.", where="audit")
     found = [(name, log, *log.curves(curves)) for name, log in zip(_names(read), read, strict=True)]
+    known = {c.removeprefix("evaluations.") for *_, naming in found for c in naming.used if c.startswith("evaluations.")}
+    for name in judged:
+        if name not in known:
+            raise UserError(
+                f"no log has an evaluation '{name}'. There are: {', '.join(sorted(known)) or 'none'}.", where="--higher, --lower"
+            )
     answers = [d for name, _, table, _ in found for d in ask(table, name, settings or CurvesAlone(), key / "logs" / name)]
     document = finite(
         {
