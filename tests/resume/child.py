@@ -17,7 +17,8 @@ from trueup.pipeline.run import execute
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "world.demonstrations=96", "sft.epochs=2", "reward.epochs=2", "policy.steps=8", "policy.optimizer.max_completion_length=12",
-    "probe.every=2", "probe.prompts=6", "probe.variants=[greedy, {kind: cut, share: 0.5}, {kind: demonstration, rows: 10}]", "checkpoint_every=2", "arms.1.realign.every=4", "arms.2.realign.every=4",
+    "probe.every=2", "probe.prompts=6", "checkpoint_every=2", "arms.1.realign.every=4", "arms.2.realign.every=4",
+    "probe.variants=[greedy, {kind: cut, share: 0.5}, {kind: demonstration, rows: 10}]",
 ]  # fmt: skip
 
 
