@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import get_args
 
 import pandas as pd
 
 from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.decision import Decision, VerdictSettings, decide
-from trueup.mismatch.diagnosis import Diagnosis
+from trueup.mismatch.diagnosis import Diagnosis, Link, not_enough
 from trueup.mismatch.headlines.number import HeadlineSettings
 from trueup.mismatch.panel import keeping
 from trueup.mismatch.policy_evaluation import (
@@ -90,6 +91,9 @@ DIAGNOSES: tuple[ModuleType, ...] = (
 )
 """Asked of every arm, in the order of the report. Each has ``NAME``, ``QUESTION`` and ``diagnose(records, arm, settings, key)``."""
 
+READS_TEXTS = frozenset({"coverage", "diversity", "exploits", "length", "style"})
+"""Diagnoses of the replies' texts: not asked where no reply of an arm has one (lengths, where they are not counted either)."""
+
 
 class MismatchSettings(Config):
     """Thresholds of every diagnosis, by its name, of the decision and of the three headline numbers."""
@@ -146,10 +150,27 @@ def diagnose_all(
         comparisons = [(arm, other) for i, arm in enumerate(arms) for other in arms[:i]]
     with keeping(records):
         for arm in arms:
-            found += [module.diagnose(records, arm, getattr(s, module.NAME), key / arm / module.NAME) for module in DIAGNOSES]
+            found += [_asked(module, records, arm, s, key) for module in DIAGNOSES]
         decisions = {arm: decide(records, arm, found, s.verdict, s.tracking, key / arm / "decision") for arm in arms}
         for arm, baseline in comparisons:
             found.append(realignment.compare(records, arm, baseline, s.realignment, key / arm / "against" / baseline))
         if len(arms) >= s.rank_transfer.min_runs:
             found.append(rank_transfer.across_arms(records, arms, s.rank_transfer, key / "rank_transfer"))
     return found, decisions
+
+
+def _asked(module: ModuleType, records: pd.DataFrame, arm: str, settings: MismatchSettings, key: Key) -> Diagnosis:
+    """The answer of one diagnosis; absent texts are stored as empty ones, and must not be taken for replies without words."""
+    if module.NAME in READS_TEXTS and not _has_texts(records, arm) and not (module.NAME == "length" and _has(records, arm, "n_tokens")):
+        link: Link = next(one for one in get_args(Link) if one in module.__name__.split("."))
+        return not_enough(link, module.NAME, module.QUESTION, arm, "no reply has a text")
+    answer: Diagnosis = module.diagnose(records, arm, getattr(settings, module.NAME), key / arm / module.NAME)
+    return answer
+
+
+def _has_texts(records: pd.DataFrame, arm: str) -> bool:
+    return _has(records, arm, "response") and bool((records.loc[records["arm"] == arm, "response"].fillna("") != "").any())
+
+
+def _has(records: pd.DataFrame, arm: str, column: str) -> bool:
+    return column in records and bool(records.loc[records["arm"] == arm, column].notna().any())
