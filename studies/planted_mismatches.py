@@ -28,6 +28,7 @@ from planted_worlds import KINDS, TIMES, crossing, curve, records, setting, size
 from scipy import stats
 
 from trueup.core.rng import Key
+from trueup.mismatch.panel import keeping
 from trueup.mismatch.verdict import DIAGNOSES, MismatchSettings
 
 PASSES = ("honest", "power", "curve", "early", "peeking")
@@ -59,7 +60,8 @@ def settings(draws: int = 200) -> MismatchSettings:
 
 def alarms(rows: pd.DataFrame, key: Key, chosen: MismatchSettings) -> list[str]:
     """Names of the diagnoses that alarm; asked as `diagnose_all` asks."""
-    return [m.NAME for m in DIAGNOSES if m.diagnose(rows, "a", getattr(chosen, m.NAME), key / "a" / m.NAME).verdict == "alarm"]
+    with keeping(rows):
+        return [m.NAME for m in DIAGNOSES if m.diagnose(rows, "a", getattr(chosen, m.NAME), key / "a" / m.NAME).verdict == "alarm"]
 
 
 def until(rows: pd.DataFrame, place: int) -> pd.DataFrame:
