@@ -102,19 +102,25 @@ def ece_under_calibration(delta: ArrayLike, key: Key, *, bins: int = BINS, edges
         draws: simulations.
     """
     d = np.asarray(delta, dtype=float)
-    p = special.expit(d)
-    both = special.expit(np.concatenate([d, -d]))
-    place = bin_of(both, bins, edges)
-    order = np.argsort(place, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(place[order]) > 0])
-    expected = np.add.reduceat(both[order], starts)
+    place = bin_of(special.expit(np.concatenate([d, -d])), bins, edges)
+    own, mirrored = place[: len(d)], place[len(d) :]
+    # pairs of one bin and one mirror image stand together, so that only sums of runs are drawn
+    code = own * (bins + 1) + mirrored
+    order = np.argsort(code, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(code[order]) > 0])
+    p = special.expit(d)[order]
+    expected = np.add.reduceat(p, starts)
+    # what one order of a pair has too much of, the other has too little of
+    sides = np.zeros((len(starts), bins + 1))
+    for run, first in enumerate(order[starts]):
+        sides[run, own[first]] += 1
+        sides[run, mirrored[first]] -= 1
     generator = key.generator()
-    size = max(1, _CHUNK // max(1, len(both)))
+    size = max(1, _CHUNK // max(1, len(place)))
     parts = []
     for start in range(0, draws, size):
         won = (generator.random((min(size, draws - start), len(p))) < p).astype(float)
-        outcomes = np.concatenate([won, 1 - won], axis=1)[:, order]
-        parts.append(np.abs(np.add.reduceat(outcomes, starts, axis=1) - expected).sum(axis=1) / len(both))
+        parts.append(np.abs((np.add.reduceat(won, starts, axis=1) - expected) @ sides).sum(axis=1) / len(place))
     return np.concatenate(parts)
 
 
