@@ -97,5 +97,10 @@ def check(root: Path) -> dict[str, Any]:
     return data
 
 
-def page(root: Path) -> str:
-    return (root / "report/index.html").read_text(encoding="utf-8")
+def page(root: Path, name: str = "index.html") -> str:
+    return (root / "report" / name).read_text(encoding="utf-8")
+
+
+def pages(root: Path) -> dict[str, str]:
+    """Every page of the report by its name."""
+    return {p.name: page(root, p.name) for p in sorted((root / "report").glob("*.html"))}

@@ -13,7 +13,7 @@ from trueup.core.rng import Key
 from trueup.report.write import write_report
 from trueup.store.run import Run
 
-from .report_run import check, make_run, page
+from .report_run import check, make_run, page, pages
 
 
 def test_without_gold_it_says_so(tmp_path: Path) -> None:
@@ -22,11 +22,12 @@ def test_without_gold_it_says_so(tmp_path: Path) -> None:
     data = check(root)
     assert all(c["gold"] is None for c in data["arms"][0]["checkpoints"])
     assert data["comparison"]["verdict"] is None
-    html = page(root)
+    html = "".join(pages(root).values())
     assert "no gold score was recorded" in html
     assert "No realignment to compare." in html
     assert "No evaluations." in html
-    assert "The run has no realigned and no random refit arm" in html
+    assert "Where do the parts disagree?" in html
+    assert "no gold and no labels" in html
 
 
 def test_one_checkpoint_draws_no_curve(tmp_path: Path) -> None:
@@ -34,7 +35,7 @@ def test_one_checkpoint_draws_no_curve(tmp_path: Path) -> None:
     write_report(root, key=Key(0))
     data = check(root)
     assert data["decision"]["keep_step"] == 0
-    html = page(root)
+    html = "".join(pages(root).values())
     assert "No curves." in html
     assert "one checkpoint shows no growth" in html
     assert "has one checkpoint, so there is nothing to choose" in html

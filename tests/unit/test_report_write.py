@@ -20,7 +20,9 @@ from trueup.core.rng import Key
 from trueup.report.runs import write_reports
 from trueup.report.write import write_report
 
-from .report_run import ARMS, HOSTILE, check, make_run, page, schema
+from .report_run import ARMS, HOSTILE, check, make_run, page, pages, schema
+
+NUMBERS = ("promise_kept", "signal_used", "moved_along")
 
 
 @pytest.fixture(scope="module")
@@ -116,55 +118,99 @@ def test_schema_describes_every_top_field() -> None:
 
 
 def test_hostile_text_stays_text(whole: Path) -> None:
-    html = page(whole)
-    found = Tags(html)
-    assert "<script>alert" not in html
-    assert [t for t, a in found.tags if any(k.startswith("on") for k in a)] == []
-    assert [t for t, _ in found.tags if t in ("img", "iframe", "object", "link", "base", "form")] == []
-    assert [a.get("type") for t, a in found.tags if t == "script"] == ["application/json", None]
-    replies = json.loads(found.scripts[0])
+    for name, html in pages(whole).items():
+        found = Tags(html)
+        assert "<script>alert" not in html
+        assert [t for t, a in found.tags if any(k.startswith("on") for k in a)] == []
+        assert [t for t, _ in found.tags if t in ("img", "iframe", "object", "link", "base", "form")] == []
+        expected = ["application/json", None] if name == "replies.html" else []
+        assert [a.get("type") for t, a in found.tags if t == "script"] == expected
+    replies = json.loads(Tags(page(whole, "replies.html")).scripts[0])
     assert any(HOSTILE in r["prompt"] for r in replies)
     markdown = (whole / "report/report.md").read_text(encoding="utf-8")
     assert "<script>" not in markdown.replace("\\<script\\>", "")
 
 
 def test_page_runs_only_its_own_script_and_asks_nobody(whole: Path) -> None:
-    html = page(whole)
-    found = Tags(html)
+    found = Tags(page(whole, "replies.html"))
     policy = next(a["content"] for t, a in found.tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
     digest = base64.b64encode(hashlib.sha256(found.scripts[1].encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in policy
     assert "default-src 'none'" in policy
-    links = [v for _, a in found.tags for k, v in a.items() if k in ("src", "href") and v]
-    assert [v for v in links if not v.startswith("#")] == []
-    assert "url(http" not in html
+    for html in pages(whole).values():
+        assert [a for t, a in Tags(html).tags if a.get("src")] == []
+        assert "url(http" not in html
 
 
-def test_names_in_the_page_are_unique(whole: Path) -> None:
-    ids = [a["id"] for _, a in Tags(page(whole)).tags if a.get("id")]
-    assert len(ids) == len(set(ids))
-    anchors = {v[1:] for _, a in Tags(page(whole)).tags for k, v in a.items() if k == "href" and v}
-    assert anchors <= set(ids)
+def test_every_link_leads_to_a_place_of_the_report(whole: Path) -> None:
+    tags = {name: Tags(html).tags for name, html in pages(whole).items()}
+    ids = {name: [a["id"] for _, a in found if a.get("id")] for name, found in tags.items()}
+    assert all(len(found) == len(set(found)) for found in ids.values())
+    replies = json.loads(Tags(page(whole, "replies.html")).scripts[0])
+    ids["replies.html"] += [f"reply-{i}" for i in range(len(replies))]  # the script draws those beyond the first twenty
+    for name, found in tags.items():
+        for target in (a["href"] for _, a in found if a.get("href")):
+            file, _, anchor = (target or "").partition("#")
+            assert (file or name) in ids, target
+            assert not anchor or anchor in ids[file or name], target
 
 
-def test_page_shows_answers_verdicts_and_figures(whole: Path) -> None:
-    html = page(whole)
-    data = check(whole)
+def test_pages_show_answers_numbers_verdicts_and_figures(whole: Path) -> None:
+    shown, data = pages(whole), check(whole)
+    assert list(shown) == ["index.html", "policy-evaluation.html", "replies.html", "reward-evaluation.html", "reward-policy.html"]
+    files = {
+        "reward_policy": "reward-policy.html",
+        "reward_evaluation": "reward-evaluation.html",
+        "policy_evaluation": "policy-evaluation.html",
+    }
     for d in data["diagnoses"]:
         if d["name"] != "realignment":
-            assert d["question"].split("?")[0][:40] in html.replace("&#39;", "'")
-    assert html.count("<svg") >= 10
-    assert f"Step {data['decision']['keep_step']}" in html
-    assert "576 replies" in html  # 3 arms x 4 checkpoints x 12 prompts x 4
-    assert "thank you so much" in html
+            for name in ("index.html", files[d["link"]]):
+                assert d["question"].split("?")[0][:40] in shown[name].replace("&#39;", "'")
+            assert f'href="{files[d["link"]]}#diagnosis-{d["name"]}"' in shown["index.html"]
+    assert sum(html.count("<svg") for html in shown.values()) >= 10
+    assert shown["index.html"].count("<svg") == 3  # one figure, a panel an arm
+    assert f"Step {data['decision']['keep_step']}" in shown["index.html"]
+    assert "576 replies" in shown["index.html"]  # 3 arms x 4 checkpoints x 12 prompts x 4
+    assert "thank you so much" in shown["reward-policy.html"]
+    for number in ("promise_kept", "signal_used", "moved_along"):
+        assert all(
+            number in shown[name] for name in ("index.html", next(f for f, n in zip(files.values(), NUMBERS, strict=True) if n == number))
+        )
+
+
+def test_numbers_of_the_links(whole: Path) -> None:
+    data = check(whole)
+    assert set(data["headlines"]) == set(ARMS)
+    for of in data["headlines"].values():
+        assert [h["name"] for h in of] == list(NUMBERS)
+        # the proxy has no tie to gold within prompts, so nothing was promised, and a chance order is 0 up to noise
+        assert of[0]["basis"] is None
+        assert "not shown to rise with the proxy" in of[0]["why"]
+        assert (of[1]["basis"], of[1]["estimate"]["value"] < 0.35) == ("gold", True)
+    # hedging only grows, and lower is better
+    static = data["headlines"]["static"][2]
+    assert (static["basis"], static["estimate"]["value"], static["over"]) == ("evaluations", 0.0, ["hedging"])
+
+
+def test_a_verdict_leads_to_its_replies(whole: Path) -> None:
+    data, html = check(whole), page(whole, "reward-policy.html")
+    replies = json.loads(Tags(page(whole, "replies.html")).scripts[0])
+    found = next(d for d in data["diagnoses"] if d["name"] == "over_optimisation" and d["arm"] == "static")
+    place = {r["id"]: i for i, r in enumerate(replies)}
+    assert found["samples"]
+    for sample in found["samples"]:
+        assert f'href="replies.html#reply-{place[sample]}"' in html
 
 
 def test_the_same_key_gives_the_same_bytes(whole: Path) -> None:
     before = [(whole / "report" / n).read_bytes() for n in ("index.html", "report.json", "report.md")]
     paths = write_report(whole, key=Key(0))
     assert [p.read_bytes() for p in (paths.html, paths.json, paths.markdown)] == before
-    assert sorted(p.name for p in paths.html.parent.iterdir()) == ["index.html", "report.json", "report.md"]
+    assert sorted(p.name for p in paths.html.parent.iterdir()) == [
+        "index.html", "policy-evaluation.html", "replies.html", "report.json", "report.md", "reward-evaluation.html", "reward-policy.html",
+    ]  # fmt: skip
 
 
 def test_another_key_resamples(tmp_path: Path) -> None:

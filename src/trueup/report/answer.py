@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trueup.report.blocks import TONES, Answer
-from trueup.report.text import between, number, signed
+from trueup.report.text import between, number, plural, signed, title
 
 ASK_FALL = "Does the reward climb while the truth falls?"
 ASK_KEEP = "Which checkpoint should be kept?"
+ASK_ALARMS = "Where do the parts disagree?"
 ASK_REALIGN = "Did realignment differ from a random refit?"
 
 
@@ -21,7 +22,9 @@ def answers(data: Mapping[str, Any]) -> list[Answer]:
     """
     if not data["arms"] and data["reward"]:
         return [_accuracy(data["reward"])]
-    return [_fall(data), _keep(data), _realigned(data["comparison"], [a["role"] for a in data["arms"]])]
+    roles = [a["role"] for a in data["arms"]]
+    compared = {"realigned", "random refit"} & set(roles)
+    return [_fall(data), _keep(data), _realigned(data["comparison"], roles) if compared else _alarms(data)]
 
 
 def _fall(data: Mapping[str, Any]) -> Answer:
@@ -96,6 +99,20 @@ def _realigned(comparison: Mapping[str, Any], roles: Sequence[str]) -> Answer:
         said += ", which covers 0"
     said += f"; {decisive['n']} shared prompts of one run, so variation between seeds is not in it"
     return Answer(ask=ASK_REALIGN, word=word, tone=TONES.get(first["verdict"], "plain"), sentence=_sentence(said))
+
+
+def _alarms(data: Mapping[str, Any]) -> Answer:
+    """How many of all questions raise an alarm, and which."""
+    arm = data["main_arm"]
+    asked = [d for d in data["diagnoses"] if d["arm"] == arm]
+    loud = [title(d["name"]).lower() for d in asked if d["verdict"] == "alarm"]
+    silent = sum(d["verdict"] == "not enough data" for d in asked)
+    said = f"Arm {arm}: {plural(len(asked), 'question')} asked" + (f", {silent} of which the records cannot answer" if silent else "")
+    said += f". Alarms: {', '.join(loud)}" if loud else ". None raises an alarm"
+    word = plural(len(loud), "alarm") if loud else "No alarm" if silent < len(asked) else "Cannot be said"
+    return Answer(
+        ask=ASK_ALARMS, word=word, tone="alarm" if loud else "quiet" if silent < len(asked) else "plain", sentence=_sentence(said)
+    )
 
 
 def _accuracy(reward: Sequence[Mapping[str, Any]]) -> Answer:

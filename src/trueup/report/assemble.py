@@ -36,6 +36,7 @@ def report_data(found: Findings) -> dict[str, Any]:
         "main_arm": found.main_arm,
         "arms": arms,
         "scale": _scale(found),
+        "headlines": {name: [h.to_dict() for h in of] for name, of in found.headlines.items()},
         "diagnoses": [d.to_dict() for d in found.diagnoses],
         "decision": decisions.get(found.main_arm or ""),
         "decisions": decisions,

@@ -63,6 +63,14 @@ class Chip:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Read:
+    """A reply that one should read."""
+
+    label: str
+    href: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """One question with its verdicts and evidence."""
 
@@ -74,6 +82,59 @@ class Card:
     verdicts: Sequence[Chip] = ()
     figures: Sequence[Figures] = ()
     tables: Sequence[Table] = ()
+    reads: Sequence[Read] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meter:
+    """A number in [0, 1] on its scale, or why there is none."""
+
+    who: str
+    text: str
+    """The number with its interval; empty where there is none."""
+    basis: str
+    why: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """The number of one link, of every arm."""
+
+    kind: ClassVar[str] = "numbers"
+    anchor: str
+    title: str
+    href: str
+    """Its page."""
+    name: str
+    ask: str
+    meters: Sequence[Meter]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question with its verdicts and the place of its evidence."""
+
+    question: str
+    href: str
+    name: str
+    verdicts: Sequence[Chip]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """All questions of a link, each leading to its card."""
+
+    kind: ClassVar[str] = "overview"
+    title: str
+    href: str
+    rows: Sequence[Asked]
+    silent: Sequence[Asked] = ()
+    """Those that the records cannot answer."""
+    folded: str = ""
+    """What they are shown under."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +146,7 @@ class Absent:
     why: str
 
 
-Block = Figures | Table | Card | Absent
+Block = Figures | Table | Card | Absent | Numbers | Overview
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,3 +193,5 @@ class Page:
     sections: Sequence[Section]
     samples: Samples | None
     facts: Sequence[tuple[str, str]]
+    others: Sequence[tuple[str, str]] = ()
+    """(label, file) of the pages beside this one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trueup.report.blocks import Absent, Block, Card, Chip, Table
+from trueup.report.blocks import Absent, Block, Card, Chip, Read, Table
 from trueup.report.evidence import evidence
 from trueup.report.panels import arm_colours
 from trueup.report.text import estimate_text, number, plural, title
@@ -13,28 +13,52 @@ from trueup.report.text import estimate_text, number, plural, title
 Diagnosis = Mapping[str, Any]
 
 
-def diagnosis_blocks(data: Mapping[str, Any], link: str) -> list[Block]:
-    """A card for each question of a link, in the order in which they were asked; comparisons of arms have a card of their own."""
+Places = Mapping[str, Read]
+"""sample_id -> where the reply is shown."""
+MOST_READS = 6
+"""Replies of an arm that a card leads to."""
+
+
+def diagnosis_blocks(data: Mapping[str, Any], link: str, places: Places | None = None) -> list[Block]:
+    """A card for each question of a link, in the order in which they were asked; comparisons of arms have a card of their own.
+
+    Args:
+        data: content of report.json.
+        link: which.
+        places: of the replies that cards lead to.
+    """
+    groups = questions(data, link)
+    if not groups:
+        return [Absent(what="No diagnosis of this link.", why="The records hold no checkpoint of a policy.")]
+    colours = arm_colours([a["name"] for a in data["arms"]])
+    return [_card(name, group, data, colours, places or {}) for name, group in groups.items()]
+
+
+def questions(data: Mapping[str, Any], link: str) -> dict[str, list[Diagnosis]]:
+    """Name -> its answers, an arm each, in the order in which they were asked."""
     groups: dict[str, list[Diagnosis]] = {}
     for d in data["diagnoses"]:
         if d["link"] == link and d["name"] != "realignment":
             groups.setdefault(d["name"], []).append(d)
-    if not groups:
-        return [Absent(what="No diagnosis of this link.", why="The records hold no checkpoint of a policy.")]
-    colours = arm_colours([a["name"] for a in data["arms"]])
-    return [_card(name, group, data, colours) for name, group in groups.items()]
+    return groups
 
 
-def _card(name: str, group: Sequence[Diagnosis], data: Mapping[str, Any], colours: Mapping[str, str]) -> Card:
+def anchor(name: str) -> str:
+    """Of a diagnosis's card."""
+    return f"diagnosis-{name}"
+
+
+def _card(name: str, group: Sequence[Diagnosis], data: Mapping[str, Any], colours: Mapping[str, str], places: Places) -> Card:
     shared, rest = split_rules([d["rule"] for d in group])
     return Card(
-        anchor=f"diagnosis-{name}",
+        anchor=anchor(name),
         heading=group[0]["question"],
         name=name,
         text=shared,
         verdicts=[Chip(who=d["arm"], word=d["verdict"], rule=r) for d, r in zip(group, rest, strict=True)],
         figures=evidence(name, group, data, colours),
         tables=[table] if (table := _estimates(group)) else [],
+        reads=[places[s] for d in group for s in [s for s in d["samples"] if s in places][:MOST_READS]],
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trueup.report.blocks import Figures
+from trueup.report.evidence_curves import drawn
 from trueup.report.panels import Line, Panel, draw
 from trueup.report.reliability import reliability_figures
 
@@ -32,7 +33,7 @@ def evidence(name: str, group: Sequence[Diagnosis], data: Mapping[str, Any], col
     elif name == "length":
         found = [_length(group, colours)]
     else:
-        found = []
+        found = [drawn(name, group, colours)]
     return [f for f in found if f is not None]
 
 

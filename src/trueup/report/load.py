@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from trueup.core.record import OFFLINE_ARM
 from trueup.core.rng import Key
 from trueup.mismatch.decision import Decision
 from trueup.mismatch.diagnosis import Diagnosis
+from trueup.mismatch.headline import headlines
+from trueup.mismatch.headlines.number import Headline
 from trueup.mismatch.learned import Phrase, learned_phrases
 from trueup.mismatch.panel import keeping
 from trueup.mismatch.reward_policy import realignment
@@ -34,6 +36,8 @@ class Findings:
     manifest: Mapping[str, Any]
     records: pd.DataFrame
     """Checkpoint rows (test prompts) of all arms, with ``kl_nats``."""
+    named: pd.DataFrame
+    """Rows that a diagnosis names and that are no checkpoint rows: of the preference set, or of a variant."""
     offline: int
     """Replies of the preference set among the records."""
     arms: tuple[Arm, ...]
@@ -45,6 +49,8 @@ class Findings:
     """(arm, baseline, answer): the realignment diagnoses again, with whom they compare."""
     decided_by: str
     """Name of the estimate that gives a comparison its verdict."""
+    headlines: Mapping[str, list[Headline]]
+    """The numbers of the three links, by arm."""
     phrases: Mapping[str, list[Phrase]]
     reliability: Mapping[str, dict[str, Any] | None]
     """Reliability diagrams of each arm's pairs; None where no truth is known."""
@@ -77,13 +83,15 @@ def load_run(root: Path, key: Key, settings: MismatchSettings | None = None) -> 
     arms = arms_of(manifest, list(dict.fromkeys(rows["arm"])))
     names, pairs = [a.name for a in arms], comparisons(arms)
     main = str(manifest.get("main_arm") or "")
+    s = settings or MismatchSettings()
     with keeping(records):
-        diagnoses, decisions = diagnose_all(records, names, key / "diagnoses", settings=settings, comparisons=pairs)
+        diagnoses, decisions = diagnose_all(records, names, key / "diagnoses", settings=s, comparisons=pairs)
         compared = [d for d in diagnoses if d.name == realignment.NAME]
         return Findings(
             name=str(manifest.get("name") or root.resolve().name),
             manifest=manifest,
             records=rows,
+            named=_named(records, rows, diagnoses),
             offline=int((records["arm"] == OFFLINE_ARM).sum()),
             arms=arms,
             main_arm=main if main in names else next(iter(names), None),
@@ -91,7 +99,8 @@ def load_run(root: Path, key: Key, settings: MismatchSettings | None = None) -> 
             diagnoses=tuple(diagnoses),
             decisions=decisions,
             comparisons=tuple((arm, other, d) for (arm, other), d in zip(pairs, compared, strict=True)),
-            decided_by=(settings or MismatchSettings()).realignment.decides,
+            decided_by=s.realignment.decides,
+            headlines={n: headlines(records, n, s.headline, s.tracking, key / "headline" / n) for n in names},
             phrases={n: learned_phrases(rows[rows["arm"] == n]) for n in names},
             reliability={n: reliability_table(records, n) for n in names},
             reward=reward,
@@ -114,6 +123,12 @@ def _checkpoint_rows(records: pd.DataFrame) -> pd.DataFrame:
     rows["kl_nats"] = exact if exact.notna().any() else rows["logp_policy_nats"] - rows["logp_ref_nats"]
     rows["step"] = rows["step"].astype("int64")
     return rows
+
+
+def _named(records: pd.DataFrame, rows: pd.DataFrame, diagnoses: Sequence[Diagnosis]) -> pd.DataFrame:
+    wanted = {sample for d in diagnoses for sample in d.samples}
+    here = records["sample_id"].isin(wanted)
+    return records[here & ~records["sample_id"].isin(rows["sample_id"])] if wanted else records[:0]
 
 
 def _reward(path: Path) -> tuple[dict[str, Any], ...] | None:

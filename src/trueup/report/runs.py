@@ -16,6 +16,7 @@ from trueup.core.rng import Key
 from trueup.mismatch.verdict import MismatchSettings
 from trueup.report.assemble import SCHEMA_VERSION, finite
 from trueup.report.blocks import Absent, Answer, Block, Card, Figures, Page, Section, Table
+from trueup.report.numbers import numbers_of_runs
 from trueup.report.page import render_html, render_markdown
 from trueup.report.panels import draw_intervals
 from trueup.report.text import between, estimate_text, number, plural, signed
@@ -46,7 +47,7 @@ def write_reports(run_dirs: Sequence[Path], out: Path, *, key: Key, settings: Mi
     document = {
         "schema_version": SCHEMA_VERSION,
         "runs": [
-            {"name": n, **{k: d[k] for k in ("main_arm", "decision", "comparison", "diagnoses", "run")}}
+            {"name": n, **{k: d[k] for k in ("main_arm", "headlines", "decision", "comparison", "diagnoses", "run")}}
             for n, d in zip(names, data, strict=True)
         ],
         "over_runs": [e.to_dict() for e in together],
@@ -102,13 +103,19 @@ def _page(names: Sequence[str], data: Sequence[Data], together: Sequence[Estimat
         [_differences(names, data, together)] if together else [Absent(what="No comparison of arms.", why="Fewer than two runs have one.")]
     )
     section = Section(anchor="runs", title="Runs", lede="Each run's own page is in its folder.", blocks=blocks)
+    numbers = Section(
+        anchor="numbers",
+        title="Three links, three numbers",
+        lede="Of each run's main arm. 1 means that the two parts of a link agree; what stands for the truth is the basis.",
+        blocks=numbers_of_runs(names, data),
+    )
     meta = [plural(len(data), "run"), "seeds " + ", ".join(str(d["run"].get("seed", "unknown")) for d in data)]
     return Page(
         title=plural(len(data), "run"),
         meta=meta,
         answers=_answers(data, together),
         headline=None,
-        sections=[section],
+        sections=[section, numbers] if numbers.blocks else [section],
         samples=None,
         facts=_facts(names, data),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,12 @@ class SampleTable:
     """How the rows were chosen, as a sentence."""
 
 
-def choose_samples(rows: pd.DataFrame, *, limit: int, key: Key) -> SampleTable:
+def choose_samples(
+    rows: pd.DataFrame, *, limit: int, key: Key, named: Collection[str] = (), beside: pd.DataFrame | None = None
+) -> SampleTable:
     """At most ``limit`` replies, the same number from each arm and checkpoint: half by the gap of proxy and gold, half at random.
+
+    Those that a diagnosis names are shown too.
 
     The gap is proxy minus gold, both standardised over all checkpoint rows; where no gold is known the proxy alone is used.
 
@@ -34,23 +39,29 @@ def choose_samples(rows: pd.DataFrame, *, limit: int, key: Key) -> SampleTable:
         rows: checkpoint rows of all arms.
         limit: most rows to show.
         key: stream of the random half.
+        named: sample_ids that must be among them.
+        beside: rows of named replies that are no plain samples of a checkpoint, such as those of the preference set.
     """
     total = len(rows)
     if total == 0:
         return SampleTable(rows=[], total=0, rule="no replies were recorded")
+    if beside is not None and len(beside):
+        rows = pd.concat([rows, beside.reindex(columns=rows.columns)], ignore_index=True)
     gap = _standard(rows["proxy_fixed"])
     known_gold = bool(rows["gold"].notna().any())
     if known_gold:
         gap = gap - _standard(rows["gold"])
     measure = "gap between standardised proxy and gold" if known_gold else "proxy"
-    cells = list(rows.groupby(["arm", "step"], sort=True).indices.items())
+    cells = list(rows[:total].groupby(["arm", "step"], sort=True).indices.items())
     quota = max(1, limit // max(1, len(cells)))
     picked: list[NDArray[np.int64]] = []
     for place, positions in cells:
         picked.append(_pick(np.asarray(positions, dtype=np.int64), gap, quota, key / str(place)))
     chosen = np.concatenate(picked)[:limit]
+    chosen = np.union1d(chosen, np.flatnonzero(rows["sample_id"].astype(str).isin(set(named))))
     chosen = chosen[np.argsort(-np.nan_to_num(gap[chosen]), kind="stable")]
-    rule = f"{quota} from each arm and checkpoint: half with the largest and smallest {measure}, half at random"
+    rule = f"{quota} from each arm and checkpoint, half with the largest and smallest {measure}, half at random"
+    rule += ", and those that a diagnosis names" if named else ""
     return SampleTable(
         rows=[_row(rows.iloc[int(i)], gap[int(i)], known_gold) for i in chosen],
         total=total,
@@ -80,7 +91,7 @@ def _standard(column: pd.Series) -> NDArray[np.float64]:
 def _row(row: pd.Series, gap: float, known_gold: bool) -> dict[str, Any]:
     return {
         "arm": str(row["arm"]),
-        "step": int(row["step"]),
+        "step": None if pd.isna(row["step"]) else int(row["step"]),
         "prompt": _cut(str(row["prompt"])),
         "reply": _cut(str(row["response"])),
         "proxy": _number(row["proxy_fixed"]),

@@ -8,9 +8,9 @@ from typing import Any
 from trueup.report.answer import answers
 from trueup.report.blocks import Absent, Block, Card, Chip, Page, Samples, Section, Table
 from trueup.report.comparison import comparison_block
-from trueup.report.curves import headline, tracking
-from trueup.report.diagnoses import diagnosis_blocks
-from trueup.report.reading import reading_section
+from trueup.report.curves import tracking
+from trueup.report.diagnoses import Places, diagnosis_blocks
+from trueup.report.numbers import PLACES, number_blocks
 from trueup.report.reward_models import reward_blocks
 from trueup.report.samples import SampleTable
 from trueup.report.text import duration, estimate_text, plural, signed, title
@@ -22,44 +22,31 @@ LEDES = {
 }
 
 
-def build_page(data: Mapping[str, Any], samples: SampleTable) -> Page:
-    """The page of one run."""
-    sections: list[Section] = []
-    if data["reward"] is not None:
-        sections.append(
-            Section(
-                anchor="reward",
-                title="Reward models",
-                lede="Accuracy on held-out pairs, without any policy.",
-                blocks=reward_blocks(data["reward"]),
-            )
-        )
-    if data["arms"]:
-        sections += [_reward_policy(data), _reward_evaluation(data), _policy_evaluation(data), _learned(data)]
-    else:
-        why = "This run trained no policy, so nothing can be said about over-optimisation, distribution shift or tracking."
-        sections.append(
-            Section(
-                anchor="links",
-                title="The three links",
-                lede="Between reward model, policy and evaluation.",
-                blocks=[Absent(what="No policy.", why=why)],
-            )
-        )
-    if data["run"].get("audit"):
-        sections.append(reading_section(data["run"]["audit"]))
+def build_page(data: Mapping[str, Any]) -> Page:
+    """The page of a run without a policy."""
+    sections: list[Section] = [] if data["reward"] is None else [reward_section(data)]
+    why = "This run trained no policy, so nothing can be said about over-optimisation, distribution shift or tracking."
+    blocks = [Absent(what="No policy.", why=why)]
+    sections.append(Section(anchor="links", title="The three links", lede="Between reward model, policy and evaluation.", blocks=blocks))
     return Page(
         title=str(data["name"]),
-        meta=_meta(data),
+        meta=meta(data),
         answers=answers(data),
-        headline=headline(data),
+        headline=None,
         sections=sections,
-        samples=_samples(samples, data) if samples.rows else None,
-        facts=_facts(data),
+        samples=None,
+        facts=facts(data),
     )
 
 
-def _meta(data: Mapping[str, Any]) -> list[str]:
+def reward_section(data: Mapping[str, Any]) -> Section:
+    """Accuracy of reward models fitted alone."""
+    lede = "Accuracy on held-out pairs, without any policy."
+    return Section(anchor="reward", title="Reward models", lede=lede, blocks=reward_blocks(data["reward"]))
+
+
+def meta(data: Mapping[str, Any]) -> list[str]:
+    """The line below the title."""
     count, run = data["records"], data["run"]
     parts = [plural(len(data["arms"]), "arm")] if data["arms"] else ["reward models only"]
     if data["arms"]:
@@ -73,23 +60,43 @@ def _meta(data: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def _reward_policy(data: Mapping[str, Any]) -> Section:
-    blocks = [*diagnosis_blocks(data, "reward_policy"), comparison_block(data), _decisions(data)]
-    return Section(anchor="reward-policy", title="Reward model ↔ policy", lede=LEDES["reward_policy"], blocks=blocks)
-
-
-def _reward_evaluation(data: Mapping[str, Any]) -> Section:
-    return Section(
-        anchor="reward-evaluation",
-        title="Reward model ↔ evaluation",
-        lede=LEDES["reward_evaluation"],
-        blocks=diagnosis_blocks(data, "reward_evaluation"),
+def first_sections(data: Mapping[str, Any]) -> tuple[Section, Section]:
+    """The three numbers, and what to do."""
+    lede = (
+        "One number a link, between 0 and 1; 1 means that its two parts agree. What stands for the truth is its basis, and numbers of "
+        "different bases are not compared."
+    )
+    return (
+        Section(anchor="numbers", title="Three links, three numbers", lede=lede, blocks=number_blocks(data)),
+        Section(
+            anchor="what-to-do",
+            title="What to do",
+            lede="Decided by gold, evaluations or labels, and never by the proxy alone.",
+            blocks=[_decisions(data)],
+        ),
     )
 
 
-def _policy_evaluation(data: Mapping[str, Any]) -> Section:
+def link_section(data: Mapping[str, Any], link: str, places: Places | None = None) -> Section:
+    """The diagnoses of a link.
+
+    Args:
+        data: content of report.json.
+        link: which.
+        places: of the replies that cards lead to.
+    """
+    file, heading = PLACES[link]
+    blocks = diagnosis_blocks(data, link, places)
+    if link == "reward_policy":
+        blocks.append(comparison_block(data))
+    if link == "policy_evaluation":
+        blocks = _policy_evaluation(data, blocks)
+    return Section(anchor=file.removesuffix(".html"), title=heading, lede=LEDES[link], blocks=blocks)
+
+
+def _policy_evaluation(data: Mapping[str, Any], blocks: list[Block]) -> list[Block]:
+    """The diagnoses, with the curves of all evaluations before them."""
     figures = tracking(data)
-    blocks: list[Block] = list(diagnosis_blocks(data, "policy_evaluation"))
     if figures is not None:
         heading = "What did reward, gold and every evaluation do along training?"
         blocks.insert(0, Card(anchor="tracking-figure", heading=heading, figures=[figures], tables=[_checkpoint_table(data)]))
@@ -97,7 +104,7 @@ def _policy_evaluation(data: Mapping[str, Any]) -> Section:
         blocks.insert(0, Absent(what="No curves.", why="The run has a single checkpoint; a curve needs two."))
     if not any(c["evaluations"] for a in data["arms"] for c in a["checkpoints"]):
         blocks.append(Absent(what="No evaluations.", why="None were recorded, so the reward can only be compared with gold."))
-    return Section(anchor="policy-evaluation", title="Policy ↔ evaluation", lede=LEDES["policy_evaluation"], blocks=blocks)
+    return blocks
 
 
 def _checkpoint_table(data: Mapping[str, Any]) -> Table:
@@ -123,7 +130,8 @@ def _decisions(data: Mapping[str, Any]) -> Block:
     )
 
 
-def _learned(data: Mapping[str, Any]) -> Section:
+def learned(data: Mapping[str, Any]) -> Section:
+    """Phrases that the policy took up."""
     lede = (
         "Phrases of one to four words whose share of replies grew most from the first to the last checkpoint. "
         "Proxy and gold: mean of replies with the phrase minus replies without it, to the same prompt at the same checkpoint."
@@ -175,7 +183,8 @@ def _bought(phrase: Mapping[str, Any]) -> str:
     return words.get((signs[0], signs[1]), "nothing shown")
 
 
-def _samples(table: SampleTable, data: Mapping[str, Any]) -> Samples:
+def browser(table: SampleTable, data: Mapping[str, Any]) -> Samples:
+    """The table of replies."""
     shown = len(table.rows)
     summary = (
         f"{shown:,} of {plural(table.total, 'reply')}"
@@ -190,13 +199,14 @@ def _samples(table: SampleTable, data: Mapping[str, Any]) -> Samples:
     return Samples(
         summary=summary,
         rows=table.rows,
-        arms=[a["name"] for a in data["arms"]],
-        steps=sorted({r["step"] for r in table.rows}),
+        arms=list(dict.fromkeys([*(a["name"] for a in data["arms"]), *(r["arm"] for r in table.rows)])),
+        steps=sorted({r["step"] for r in table.rows if r["step"] is not None}),
         orders=orders,
     )
 
 
-def _facts(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+def facts(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What made the run."""
     run = data["run"]
     labels = {
         "trueup": "trueup",
@@ -212,12 +222,12 @@ def _facts(data: Mapping[str, Any]) -> list[tuple[str, str]]:
         "cores": "Cores",
         "started": "Started",
     }
-    facts = [(label, _fact(run[key])) for key, label in labels.items() if run.get(key) is not None]
+    found = [(label, _fact(run[key])) for key, label in labels.items() if run.get(key) is not None]
     if run.get("wall_s") is not None:
-        facts.append(("Wall time", duration(run["wall_s"])))
+        found.append(("Wall time", duration(run["wall_s"])))
     if run.get("versions"):
-        facts.append(("Versions", ", ".join(f"{k} {v}" for k, v in run["versions"].items())))
-    return facts or [("Manifest", "absent")]
+        found.append(("Versions", ", ".join(f"{k} {v}" for k, v in run["versions"].items())))
+    return found or [("Manifest", "absent")]
 
 
 def _fact(value: object) -> str:

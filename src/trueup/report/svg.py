@@ -90,6 +90,9 @@ def new_figure(width: int, height: int) -> tuple[Figure, Axes]:
 
 def to_svg(figure: Figure, alt: str) -> Markup:
     """The figure as an SVG element; ``alt`` is what a reader who cannot see it is told."""
+    # laid out once: saving would do it twice, and that is most of a figure's time
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

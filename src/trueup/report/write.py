@@ -1,4 +1,4 @@
-"""Writes a run's report: one page, the same as JSON, the same as Markdown."""
+"""Writes a run's report: its pages, the same as JSON, the same as Markdown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trueup.report.assemble import report_data
 from trueup.report.load import load_run
 from trueup.report.page import render_html, render_markdown
 from trueup.report.samples import choose_samples
-from trueup.report.sections import build_page
+from trueup.report.site import INDEX, build_site, one_page
 from trueup.store.atomic import write_text
 from trueup.store.run import Run
 
@@ -30,7 +30,7 @@ class ReportPaths:
 
 
 def write_report(run_dir: Path, *, key: Key, settings: MismatchSettings | None = None) -> ReportPaths:
-    """Write ``report/index.html``, ``report.json`` and ``report.md`` of a run, each whole or not at all; earlier ones are replaced.
+    """Write ``report/index.html`` and the pages beside it, ``report.json`` and ``report.md``, each whole or not at all, over earlier ones.
 
     Args:
         run_dir: the run folder.
@@ -47,9 +47,16 @@ def report_one(run_dir: Path, *, key: Key, settings: MismatchSettings | None = N
     """`write_report`, and the content of its report.json."""
     found = load_run(run_dir, key, settings)
     data = report_data(found)
-    page = build_page(data, choose_samples(found.records, limit=SHOWN_REPLIES, key=key / "samples"))
+    named = {sample for d in found.diagnoses for sample in d.samples}
+    replies = choose_samples(found.records, limit=SHOWN_REPLIES, key=key / "samples", named=named, beside=found.named)
     document = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
-    return write_document(Run(run_dir).report_dir, document, render_markdown(page), render_html(page)), data
+    site = build_site(data, replies)
+    pages = {name: render_html(page) for name, page in site.items()}
+    folder = Run(run_dir).report_dir
+    for name, html in pages.items():
+        if name != INDEX:
+            write_text(folder / name, html)
+    return write_document(folder, document, render_markdown(one_page(site)), pages[INDEX]), data
 
 
 def write_document(folder: Path, document: str, markdown: str, html: str) -> ReportPaths:

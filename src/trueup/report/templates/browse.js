@@ -3,7 +3,7 @@
   const all = JSON.parse(document.getElementById("sample-data").textContent);
   const box = (id) => document.getElementById(id);
   const body = box("sample-rows"), PAGE = 20;
-  let page = 0, shown = all;
+  let page = 0, shown = all, sought = null;
   const show = (v) => (v === null ? "–" : v.toFixed(Math.abs(v) >= 10 ? 1 : 2).replace("-", "−"));
   const cell = (row, text, kind, label) => {
     const td = document.createElement("td");
@@ -18,8 +18,10 @@
     body.replaceChildren(...shown.slice(page * PAGE, (page + 1) * PAGE).map((r) => {
       const tr = document.createElement("tr");
       tr.title = r.id;
+      tr.id = `reply-${all.indexOf(r)}`;
+      if (r === sought) tr.className = "sought";
       cell(tr, r.arm, "", "");
-      cell(tr, String(r.step), "num", "step");
+      cell(tr, r.step === null ? "–" : String(r.step), "num", "step");
       cell(tr, show(r.proxy), "num", "proxy");
       cell(tr, show(r.gold), "num", "gold");
       cell(tr, show(r.gap), "num", "gap");
@@ -45,5 +47,17 @@
   box("sample-text").addEventListener("input", choose);
   box("sample-back").addEventListener("click", () => { page -= 1; draw(); });
   box("sample-next").addEventListener("click", () => { page += 1; draw(); });
+  // the table holds every reply, and the order is fixed before sorting, so a link to a reply is its place in the file
+  const seek = () => {
+    sought = all[Number((location.hash.match(/^#reply-(\d+)$/) || [])[1])] || null;
+    if (!sought) return;
+    for (const id of ["sample-text", "sample-arm", "sample-step"]) box(id).value = "";
+    choose();
+    page = Math.floor(shown.indexOf(sought) / PAGE);
+    draw();
+    body.querySelector(".sought").scrollIntoView({ block: "center" });
+  };
+  addEventListener("hashchange", seek);
   choose();
+  seek();
 })();
