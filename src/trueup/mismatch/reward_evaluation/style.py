@@ -56,7 +56,9 @@ class Style(Config):
     min_cost: float = Field(default=0.05, ge=0)
     """A feature whose growth cost less gold, in within-prompt standard deviations, raises no alarm."""
     max_samples: int = Field(default=20, ge=2)
-    """Replies a prompt and checkpoint that are read."""
+    """Replies a prompt and checkpoint that are read, drawn at random where there are more."""
+    max_replies: int = Field(default=40_000, ge=100)
+    """Replies that are read in all; of many prompts fewer each, but never fewer than two."""
     level: float = Field(default=0.95, gt=0.5, lt=1)
     """Coverage of the band over all features and all three coefficients."""
     draws: int = Field(default=DRAWS, ge=100)
@@ -78,7 +80,8 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Style, key: Key) -> Diag
     if panel is None or truth is None or proxy is None or len(panel.steps) < 2 or len(panel.prompts) < settings.min_prompts:
         why = f"a proxy, and gold or labels, of two replies to {settings.min_prompts} prompts at two checkpoints are needed"
         return not_enough("reward_evaluation", NAME, QUESTION, arm, why)
-    counted = _counted(panel, proxy, truth, settings)
+    most = min(settings.max_samples, max(2, settings.max_replies // (2 * len(panel.prompts))))
+    counted = _counted(panel, proxy, truth, most, key / "replies")
     rows = _within(counted, settings)
     if rows is None:
         why = "no feature varies within prompts, or proxy or truth do not"
@@ -108,7 +111,7 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Style, key: Key) -> Diag
             f"Alarm when the proxy pays for a feature at equal truth and length, it is worth less than nothing, the policy writes more of "
             f"it (all beyond a simultaneous {settings.level:.0%} band over {size} features), its growth cost {settings.min_cost:g} or more "
             f"standard deviations of the truth, and harm is shown. Such: {', '.join(named) or 'none'}; dearest "
-            f"{rows.names[dearest]}: {about}. At most {settings.max_samples} replies a prompt and checkpoint were read. {harm.said()}"
+            f"{rows.names[dearest]}: {about}. At most {most} replies a prompt and checkpoint were read. {harm.said()}"
         ),
         estimates=tuple(estimates),
         series=_series(rows.names, limits),
@@ -144,11 +147,12 @@ def _won(labels: object) -> float:
     return float(np.mean(found)) if found else float("nan")
 
 
-def _counted(panel: Panel, proxy: Array, truth: Array, settings: Style) -> _Counted:
+def _counted(panel: Panel, proxy: Array, truth: Array, most: int, key: Key) -> _Counted:
     place = panel.prompt * len(panel.steps) + panel.step
-    number = pd.Series(place).groupby(place).cumcount().to_numpy()
+    order, number = key.permutation(len(place)), np.empty(len(place), dtype=np.int64)
+    number[order] = pd.Series(place[order]).groupby(place[order]).cumcount()
     ends = (panel.step == 0) | (panel.step == len(panel.steps) - 1)
-    rows = np.flatnonzero(ends & (number < settings.max_samples) & np.isfinite(proxy) & np.isfinite(truth))
+    rows = np.flatnonzero(ends & (number < most) & np.isfinite(proxy) & np.isfinite(truth))
     texts = panel.rows["response"].to_numpy(dtype=object)[rows]
     return _Counted(
         ids=panel.rows["sample_id"].to_numpy(dtype=object)[rows],
