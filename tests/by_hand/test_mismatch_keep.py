@@ -8,7 +8,7 @@ import pytest
 
 from trueup.core.rng import Key
 from trueup.mismatch.keep_rule import KeepRule, ask_file, keep
-from trueup.mismatch.utility import Comparisons, UtilityPrior, posterior, prior, top_two
+from trueup.mismatch.utility import Comparisons, UtilityPrior, informative, posterior, prior
 
 # at a distance of 1 the variances add up: .48^2 + .64^2 + .6^2 = 1
 UNIT = UtilityPrior(rise=0.0, rise_sd=0.48, fall=0.0, fall_sd=0.64, correlation=0.0, rest_sd=0.6)
@@ -16,14 +16,14 @@ WIDE = UtilityPrior(rise=1.0, rise_sd=0.5, fall=0.3, fall_sd=0.3, rest_sd=0.3)
 
 
 def test_the_law_before_any_label() -> None:
-    # distances 0, 1, 2: .8 d - .25 d^2 is .55 and .6; variances of the law alone: .25 + .0625 - 2 x .4 x .125 = .2125, and 4 x .25 + 16 x .0625
-    # - 2 x 8 x .4 x .125 = 1.2; the rest .09 d
+    # distances 0, 1, 4: .8 d - .25 d^1.5 is .55 and 3.2 - 2 = 1.2; variances of the law alone: .25 + .0625 - 2 x .4 x .125 = .2125, and
+    # 16 x .25 + 64 x .0625 - 2 x 32 x .4 x .125 = 4.8; the rest .09 d
     law = UtilityPrior(rise=0.8, fall=0.25, rise_sd=0.5, fall_sd=0.25, correlation=0.4, rest_sd=0.3)
-    mean, covariance = prior(np.array([0.0, 1.0, 2.0]), 1, law)
-    assert mean.tolist() == pytest.approx([0.55, 0.6, 0.0])
-    assert np.diag(covariance).tolist() == pytest.approx([0.2125 + 0.09, 1.2 + 0.18, 1.0], abs=1e-5)
-    # between them 2 x .25 + 4 x .0625 - (4 + 2) x .4 x .125 = .45, and .09 sqrt 2 exp(-1/2)
-    assert covariance[0, 1] == pytest.approx(0.45 + 0.09 * 2**0.5 * np.exp(-0.5), abs=1e-6)
+    mean, covariance = prior(np.array([0.0, 1.0, 4.0]), 1, law)
+    assert mean.tolist() == pytest.approx([0.55, 1.2, 0.0])
+    assert np.diag(covariance).tolist() == pytest.approx([0.2125 + 0.09, 4.8 + 0.36, 1.0], abs=1e-5)
+    # between them 4 x .25 + 8 x .0625 - (8 + 4) x .4 x .125 = .9, and .09 x 2 exp(-9/2)
+    assert covariance[0, 1] == pytest.approx(0.9 + 0.18 * np.exp(-4.5), abs=1e-6)
 
 
 def test_one_win_by_hand() -> None:
@@ -45,10 +45,13 @@ def test_a_covariate_explains_away() -> None:
     assert 0 < explained.utility()[1] < 0.5 * blind.utility()[1]
 
 
-def test_two_checkpoints_to_compare() -> None:
-    draws = np.array([[0.0, 2.0, 1.0]] * 50 + [[0.0, 1.0, 2.0]] * 50)
-    assert all(set(top_two(draws, Key(i))) == {1, 2} for i in range(20))
-    assert top_two(np.array([[0.0, 2.0, 1.0]] * 3), Key(0)) == (1, 2)  # all agree: the second by its mean
+def test_what_says_most_by_hand() -> None:
+    # the second or the third is the best by two, as often: against each other the answer is sigma(2) or sigma(-2), .881 or .119. Entropies:
+    # ln 2 = .693 before, .365 once the best is known: .328 nats. The first against the second: draws of -2 and 0, .119 and .5, mean .310:
+    # .619 - (.365 + .693) / 2 = .090, and as much against the third
+    draws = np.array([[0.0, 2.0, 0.0]] * 50 + [[0.0, 0.0, 2.0]] * 50)
+    assert informative(draws, 3) == [(1, 2), (0, 1), (0, 2)]
+    assert informative(draws, 1) == [(1, 2)]
 
 
 def world(seed: int, peak: float, prompts: int = 40, checkpoints: int = 8, samples: int = 4) -> tuple[pd.DataFrame, np.ndarray]:
@@ -147,13 +150,13 @@ def test_recorded_labels_count_and_what_to_ask_next_is_said() -> None:
 
 
 def test_without_labels_the_law_decides_and_without_kl_nothing() -> None:
-    # .8 d - .25 d^2 is highest at d = 1.6, the fifth checkpoint
+    # .8 d - .42 d^1.5 is highest at (.8 / .63)^2 = 1.61; of d = 0, .4, .8, ... the fifth, 1.6: 1.28 - .42 x 2.0239 = .43
     frame, _ = world(1, 0.8)
-    law = UtilityPrior(rise=0.8, fall=0.25)
+    law = UtilityPrior(rise=0.8, fall=0.42)
     found = keep(frame, "x", KeepRule(budget=0, prior=law), Key(0))
     assert found is not None
     assert (found.position, found.step) == (4, 40)
-    assert found.utility[4].value == pytest.approx(0.64)
+    assert found.utility[4].value == pytest.approx(0.43, abs=1e-3)
     assert keep(frame.drop(columns="kl_policy_ref_exact_nats"), "x", KeepRule(), Key(0)) is None
     assert keep(frame[frame["step"] == 0], "x", KeepRule(), Key(0)) is None
     assert keep(frame, "nobody", KeepRule(), Key(0)) is None

@@ -1,11 +1,11 @@
 """Which checkpoint to keep, from a small budget of fresh comparisons: what to ask, and what the answers say.
 
 Two replies to one prompt, from two checkpoints, are shown to an annotator. `utility` turns the answers into a belief about the mean
-utility of every checkpoint; the pair of checkpoints to ask about next is drawn by top-two Thompson sampling, a few at a time, and prompts
-and replies of the pair are drawn at random, no pair of replies twice. Two replies of the same text are a tie that nobody has to be asked
-about. The checkpoint of the highest posterior mean is kept. Labels that the records hold already count first, those within a checkpoint
-as well: they say what the covariates are worth. The proxy is a covariate inside checkpoints and nothing else. Without any label the law
-of the prior decides, by KL alone.
+utility of every checkpoint; the pairs of checkpoints to ask about next are those whose answers would say most about which is the best;
+prompts and replies of the pair are drawn at random, no pair of replies twice. Two replies of the same text are a tie that nobody has to
+be asked about. The checkpoint of the highest posterior mean is kept. Labels that the records hold already count first, those within a
+checkpoint as well: they say what the covariates are worth. The proxy is a covariate inside checkpoints and nothing else. Without any
+label the law of the prior decides, by KL alone.
 
 All is a pure function of records, answers and key.
 """
@@ -25,7 +25,7 @@ from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.pairs import labelled_pairs
 from trueup.mismatch.panel import Panel, panel_of
-from trueup.mismatch.utility import Comparisons, Posterior, UtilityPrior, posterior, top_two
+from trueup.mismatch.utility import Comparisons, Posterior, UtilityPrior, informative, posterior
 from trueup.stats.bootstrap import Array
 from trueup.stats.estimate import Estimate
 
@@ -42,6 +42,8 @@ class KeepRule(Config):
     """Comparisons between two updates of the belief."""
     draws: int = Field(default=400, ge=50)
     """Draws of the belief behind a choice of pairs and behind chances."""
+    rivals: int = Field(default=4, ge=1)
+    """Pairs of checkpoints that a batch is dealt out over: those that say most."""
     covariates: tuple[str, ...] = ("proxy_current", "n_tokens", "disagreement")
     """Columns that may explain why one reply of a checkpoint is better than another; those that were not recorded are left out."""
     prior: UtilityPrior = UtilityPrior()
@@ -215,12 +217,12 @@ def _next_pairs(table: _Table, settings: KeepRule, key: Key, count: int) -> Iter
     """Rows of up to ``count`` comparisons that are worth their price, chosen under one belief; free ties are noted on the way."""
     belief = table.belief(settings.prior)
     draws = belief.draws(settings.draws, key / "draws")
+    rivals = informative(draws, settings.rivals)
     found, chosen = 0, set[tuple[int, int]]()
     for turn in range(20 * count):
         if found == count:
             return
-        at = key / turn
-        pair = _fresh(table, top_two(draws, at / "steps"), chosen, at / "replies")
+        pair = _fresh(table, rivals[turn % len(rivals)], chosen, key / turn)
         if pair is None:
             continue
         chosen.add(pair)

@@ -3,11 +3,12 @@
 The log-odds that reply i beats reply j to the same prompt are u(c_i) - u(c_j) + w . (x_i - x_j), with c the checkpoint of a reply and x
 its covariates, each centred on its checkpoint. So u(c) is the mean utility of a checkpoint's replies, w only explains away why one reply
 of a checkpoint is better than another, and no covariate, the proxy included, can speak for a checkpoint. A priori u(d) = rise d - fall
-d^2 + a smooth rest, with d the square root of KL (Gao, Schulman and Hilton 2022, arXiv:2210.10760, the best-of-n law), rise and fall
-uncertain; u is 0 at the first checkpoint. The posterior is Laplace's approximation, found by Newton's method.
+d^(3/2) + a smooth rest, with d the square root of KL (after Gao, Schulman and Hilton 2022, arXiv:2210.10760), rise and fall uncertain; u
+is 0 at the first checkpoint. The posterior is Laplace's approximation, found by Newton's method.
 
 Deviations:
-1. The law is a prior mean with a Gaussian process around it, so that enough labels overrule its shape.
+1. Gao's laws subtract d^2 (best of n) or d log d (RL, which cannot start at 0) for d^(3/2); here the law is a prior mean with a Gaussian
+   process around it, so that enough labels overrule its shape.
 """
 
 from __future__ import annotations
@@ -15,28 +16,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
+from scipy.special import xlogy
 
 from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.stats.bootstrap import Array
 
+BEND = 1.5
+"""Exponent of what is subtracted; of 2 (best of n), 3/2, and others that were tried on tuning runs, it leaves least."""
+
 
 class UtilityPrior(Config):
     """What is believed of checkpoints before any label; log-odds of an annotator's comparison. Chosen on tuning runs (docs/log.md)."""
 
-    rise: float = Field(default=0.5)
+    rise: float = Field(default=0.8)
     """Mean of the slope of utility in the square root of KL, at the start."""
-    rise_sd: float = Field(default=0.22, gt=0)
+    rise_sd: float = Field(default=0.28, gt=0)
     """Its standard deviation."""
-    fall: float = Field(default=0.17)
-    """Mean of the coefficient of KL in nats that is subtracted."""
-    fall_sd: float = Field(default=0.1, gt=0)
+    fall: float = Field(default=0.44)
+    """Mean of the coefficient of d^(3/2) that is subtracted."""
+    fall_sd: float = Field(default=0.21, gt=0)
     """Its standard deviation."""
-    correlation: float = Field(default=0.7, gt=-1, lt=1)
+    correlation: float = Field(default=0.9, gt=-1, lt=1)
     """Of both: what rises fast falls fast."""
-    rest_sd: float = Field(default=0.1, gt=0)
+    rest_sd: float = Field(default=0.08, gt=0)
     """Standard deviation of what the law leaves out, one unit of the square root of KL from the start."""
     length: float = Field(default=1.0, gt=0)
     """Distance in the square root of KL over which that changes."""
@@ -98,11 +102,13 @@ def prior(distance: Array, covariates: int, settings: UtilityPrior) -> tuple[Arr
     d = np.maximum(np.asarray(distance, dtype=float), 0.0)[1:]
     n = len(d) + covariates
     mean, covariance = np.zeros(n), np.zeros((n, n))
-    mean[: len(d)] = settings.rise * d - settings.fall * d**2
+    bend = d**BEND
+    mean[: len(d)] = settings.rise * d - settings.fall * bend
     near = np.exp(-0.5 * ((d[:, None] - d[None, :]) / settings.length) ** 2)
     grown = np.outer(np.sqrt(d), np.sqrt(d))
     both = settings.correlation * settings.rise_sd * settings.fall_sd
-    law = settings.rise_sd**2 * np.outer(d, d) + settings.fall_sd**2 * np.outer(d**2, d**2) - both * (np.outer(d, d**2) + np.outer(d**2, d))
+    law = settings.rise_sd**2 * np.outer(d, d) + settings.fall_sd**2 * np.outer(bend, bend)
+    law -= both * (np.outer(d, bend) + np.outer(bend, d))
     covariance[: len(d), : len(d)] = law + settings.rest_sd**2 * grown * near
     covariance[len(d) :, len(d) :] = settings.covariate_sd**2 * np.eye(covariates)
     return mean, covariance + 1e-6 * np.eye(n)  # checkpoints of equal KL may differ a little
@@ -136,19 +142,30 @@ def posterior(distance: Array, comparisons: Comparisons, settings: UtilityPrior,
     return Posterior(mean=mean + root @ z, root=spread, steps=steps)
 
 
-def top_two(draws: Array, key: Key) -> tuple[int, int]:
-    """Two checkpoints to compare next: the best of one draw, and of the first later draw with another best (Russo 2016, arXiv:1602.08448).
+def informative(draws: Array, count: int) -> list[tuple[int, int]]:
+    """Pairs of checkpoints whose comparison would say most about which checkpoint is the best.
+
+    What it says is the mutual information of the answer and the best checkpoint: the entropy of the expected answer, less the expected
+    entropy once the best is known (entropy search: Hennig and Schuler 2012, arXiv:1112.1217).
 
     Args:
         draws: [R, S] of the utilities.
-        key: random stream of their order.
+        count: pairs wanted.
 
     Returns:
-        two different checkpoints; where all draws agree, the second is the one with the next highest mean.
+        at most ``count`` pairs, what says most first; equal ones in the order of the checkpoints.
     """
-    best: NDArray[np.int64] = draws.argmax(axis=1)[key.permutation(len(draws))]
-    other = np.flatnonzero(best != best[0])
-    if len(other):
-        return int(best[0]), int(best[other[0]])
-    order = np.argsort(-draws.mean(axis=0), kind="stable")
-    return int(best[0]), int(next(s for s in order if s != best[0]))
+    a, b = np.triu_indices(draws.shape[1], 1)
+    wins = 0.5 * (1 + np.tanh(0.5 * (draws[:, a] - draws[:, b])))
+    best = draws.argmax(axis=1)
+    said = _entropy(wins.mean(axis=0))
+    for checkpoint in np.unique(best):
+        here = best == checkpoint
+        said = said - here.mean() * _entropy(wins[here].mean(axis=0))
+    order = np.argsort(-np.round(said, 12), kind="stable")[:count]
+    return [(int(a[i]), int(b[i])) for i in order]
+
+
+def _entropy(p: Array) -> Array:
+    """Of a coin, nats."""
+    return np.asarray(-(xlogy(p, p) + xlogy(1 - p, 1 - p)))

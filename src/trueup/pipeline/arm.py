@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from trueup.pipeline.sampling import decoding_of, replies_of, write
 from trueup.pipeline.sources import Sources
 from trueup.pipeline.steps import run_steps
 from trueup.pipeline.supervised import sft_policy
+from trueup.pipeline.watching import check_judge, compared, mean_gold, probed, said, stopped_at
 from trueup.realign.config import RealignConfig
 from trueup.realign.frft import plan_refit
 from trueup.realign.select.protocol import PolicySample
@@ -57,6 +58,10 @@ class Arm:
     """Set where the arm optimises something else than its reward model alone, or gold."""
     refit_kl_nats: float = 0.0
     """KL at the last refit."""
+    gold: dict[int, float] = field(default_factory=dict)
+    """Mean gold of the probes so far, by step; for the line that is said of each."""
+    stopped_at: int | None = None
+    """The step at which it was stopped early."""
 
     @property
     def current(self) -> str | None:
@@ -80,16 +85,22 @@ def run_arm(context: Context, config: ArmConfig, first: LearnedReward | None, po
     batch_of = feed(context, optimizer, policy, pool, size, context.key / STAGE / "data")
     arm = _begun(context, config, policy, first, pool, shared)
     learner = optimizer.build(_parts(context, arm, stage))
-    if _steps_done(context, config) == 0:
+    steps_done = _steps_done(context, config)
+    if steps_done == 0:
         _measure(context, arm, 0)
+    else:
+        _remember(context, arm, steps_done)
 
-    def after(step: Step) -> None:
+    def after(step: Step) -> bool:
         taken = step.index + 1
         if taken % context.config.probe.every == 0 or taken == stage.steps:
             _measure(context, arm, taken)
+        return arm.stopped_at is not None
 
     pauses = pause_steps(config.realign, stage.steps) if config.realign else []
     for stop in [*pauses, stage.steps]:
+        if arm.stopped_at is not None:
+            break
         run_steps(
             context,
             STAGE,
@@ -102,9 +113,10 @@ def run_arm(context: Context, config: ArmConfig, first: LearnedReward | None, po
             stop=stop,
             after=after,
         )
-        if config.realign and stop != stage.steps:
+        if config.realign and stop != stage.steps and arm.stopped_at is None:
             _pause(context, arm, config.realign, pool, stop, shared)
-    context.run.mark_done(done, {"steps": stage.steps, "refits": max(len(arm.rewards) - 1, 0)})
+    taken = {"steps": stage.steps} if arm.stopped_at is None else {"steps": arm.stopped_at, "stopped_early": True}
+    context.run.mark_done(done, {**taken, "refits": max(len(arm.rewards) - 1, 0)})
 
 
 def _begun(context: Context, config: ArmConfig, policy: Policy, first: LearnedReward | None, pool: list[Preference], shared: Shared) -> Arm:
@@ -153,18 +165,37 @@ def _steps_done(context: Context, config: ArmConfig) -> int:
 
 
 def _measure(context: Context, arm: Arm, step: int) -> None:
-    """Records of the present policy, and the policy itself."""
+    """Records of the present policy, what they say so far, and the policy itself."""
     records = probe(
         context, arm.policy, arm.reference, arm.rewards, arm=arm.config.name, step=step, first=arm.first, current=arm.current,
         proxies=arm.proxies,
     )  # fmt: skip
+    rule, found = arm.config.early_stop, None
+    if rule is not None and step == 0:
+        check_judge(context, arm.config.name, rule, records)
+    elif rule is not None:
+        found = compared(context, arm.config.name, rule, records, step)
+        arm.stopped_at = found.stop_step
+    gold = mean_gold(records)
+    arm.gold |= {} if gold is None else {step: gold}
+    context.note(STAGE, said(records, step, arm.gold, found), arm.config.name)
     if not context.accelerator.is_main_process:
         return
     context.run.write_records(f"{arm.config.name}-{step:06d}", records)
     last = context.config.policy.steps if context.config.policy else step
-    if context.config.probe.keep_policies == "all" or step == last:
+    if context.config.probe.keep_policies == "all" or step == last or arm.stopped_at is not None:
         with atomic_folder(context.run.checkpoint(f"{arm.config.name}/policy-{step:06d}")) as new:
             arm.policy.save(new)
+
+
+def _remember(context: Context, arm: Arm, done: int) -> None:
+    """What a resumed arm knew after so many steps, from its records."""
+    table = probed(context, arm.config.name, done + 1)
+    if len(table) and "gold" in table:
+        plain = table[table["variant"].isna()] if "variant" in table else table
+        arm.gold = {int(s): float(g) for s, g in plain.groupby("step")["gold"].mean().dropna().items()}
+    if arm.config.early_stop is not None:
+        arm.stopped_at = stopped_at(context, arm.config.name, arm.config.early_stop, done)
 
 
 def _pause(context: Context, arm: Arm, config: RealignConfig, pool: list[Preference], step: int, shared: Shared) -> None:

@@ -19,6 +19,21 @@ AnyOptimizer = Annotated[SerializeAsAny[OptimizerConfig], BeforeValidator(lambda
 TRAINED_HERE = ("clean", "ensemble", "shared_trunk", "average")
 
 
+class EarlyStopConfig(Config):
+    """Each probe's replies are compared with those of the best checkpoint so far; training stops when they are shown to be worse."""
+
+    judge: str = "annotators"
+    """Who compares: the world's annotators, or the name of an evaluation, of which the better side wins."""
+    higher_is_better: bool = True
+    """The better side of the evaluation."""
+    comparisons: int = Field(default=40, ge=1)
+    """To buy at each probe."""
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    """Chance of stopping, ever, although no checkpoint is worse than the best before it."""
+    margin: float = Field(default=0.0, ge=0, lt=1)
+    """A checkpoint may lose this much more often than it wins without counting as worse."""
+
+
 class ArmConfig(Config):
     """One treatment; all arms start from the same SFT policy and first reward model, with the same seed and compute."""
 
@@ -36,6 +51,8 @@ class ArmConfig(Config):
     """Another way to take steps than the run's: what suits one optimizer's loss need not suit another's."""
     prompts_per_step: int | None = Field(default=None, ge=1)
     """Another number of prompts, or of pairs, a step than the run's."""
+    early_stop: EarlyStopConfig | None = None
+    """Stop when comparisons at the probes show harm; off if left out."""
 
     @model_validator(mode="after")
     def _refits_what_it_optimises(self) -> ArmConfig:

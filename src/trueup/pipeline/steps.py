@@ -26,7 +26,7 @@ def run_steps(
     key: Key,
     arm: str | None = None,
     stop: int | None = None,
-    after: Callable[[Step], None] | None = None,
+    after: Callable[[Step], bool | None] | None = None,
 ) -> None:
     """Take the steps of a stage that have not been taken yet, and leave the learner's weights at ``stop``.
 
@@ -43,7 +43,7 @@ def run_steps(
         key: root of the stage's random streams.
         arm: which arm; None for stages that arms share.
         stop: step to stop before; ``steps`` if None.
-        after: called after each step, before its state is written.
+        after: called after each step, before its state is written; True ends the stage there, as if it were ``stop``.
     """
     run, every = context.run, context.config.checkpoint_every
     stop = steps if stop is None else stop
@@ -67,13 +67,14 @@ def run_steps(
     for step in _placed(taking, f"stage {name}" + (f" of arm {arm}" if arm else "")):
         taken = step.index + 1
         _told(context, name, arm, step, steps)
-        if after is not None:
-            after(step)
-        if (main or loop.shard) and (taken % every == 0 or taken == stop):
+        ends = after is not None and bool(after(step))
+        if (main or loop.shard) and (taken % every == 0 or taken == stop or ends):
             state = step.snapshot()  # split slots are gathered from every process
             if main:
                 save_state(folder, state)
         context.accelerator.wait_for_everyone()
+        if ends:
+            break
 
 
 def _told(context: Context, name: str, arm: str | None, step: Step, steps: int) -> None:
