@@ -18,6 +18,10 @@ class Breakage(NamedTuple):
     tests: tuple[str, ...]
 
 
+AUDITED = "tests/unit/test_audit_records.py"
+AUDITED_MODELS = "tests/unit/test_cli_audit_models.py"
+MANY = "tests/by_hand/test_many_samples.py"
+CHECKPOINTS = "tests/by_hand/test_checkpoint_evaluations.py"
 OPS = "tests/by_hand/test_ops.py"
 ISOLATION = "tests/by_hand/test_isolation.py"
 ISOLATED = "tests/unit/test_cli_isolate.py"
@@ -627,7 +631,21 @@ _HEADLINES = (
     ("noise-counted", "mismatch/headlines/moved_along.py", "least = SHOWN_MOVE * error", "least = 0.0 * error", (HEADLINE,)),
 )  # fmt: skip
 
+_AUDITS = (
+    ("labels-of-another-checkpoint", "store/foreign_labels.py", "iter([*together, *pairs])", "iter(pairs)", (AUDITED,)),
+    ("infinite-rewards-read", "store/foreign_types.py", '_refuse(pc.is_inf(numbers), numbers, "must be finite", file, name)', "pass", (AUDITED,)),
+    ("prompt-ids-read-as-numbers", "store/foreign_files.py", "flat = {n: t if not pa.types.is_nested(t)", "flat = {n: t if not pa.types.is_string(t)", (AUDITED,)),
+    ("any-score-is-the-proxy", "store/foreign.py", '("proxy_fixed", "proxy", "reward", "score")', '("proxy_fixed", "proxy", "reward", "kl")', (AUDITED,)),
+    ("panels-of-another-frame", "mismatch/panel.py", "if found is None or found[0] is not records:", "if found is None:", (MANY,)),
+    ("neighbours-are-the-drawn-pairs", "mismatch/pairs.py", "order = np.arange(n) if few else", "order = np.arange(n) if True else", (MANY,)),
+    ("absent-texts-are-read", "mismatch/verdict.py", "module.NAME in READS_TEXTS and not", "module.NAME in () and not", (MANY,)),
+    ("falls-looked-for-everywhere", "mismatch/policy_evaluation/checkpoint_evaluations.py", "(1 - settings.level) / max(looked, 1)", "(1 - settings.level)", (CHECKPOINTS,)),
+    ("scaled-on-all-replies", "pipeline/audit.py", "start = [r for r in rows if r.step == 0]", "start = list(rows)", (AUDITED_MODELS,)),
+    ("chunks-sampled-alike", "pipeline/audit.py", 'Key(job.config.seed) / "samples" / start', 'Key(job.config.seed) / "samples"', (AUDITED_MODELS,)),
+)  # fmt: skip
+
 _ALL = (
+    *_AUDITS,
     *_ISOLATION,
     *_HEADLINES,
     *_EXPLOITS,
