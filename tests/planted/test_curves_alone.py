@@ -66,7 +66,7 @@ def alarms(kind: str, shape: tuple[int, int, float]) -> tuple[Counter[str], int]
     found: Counter[str] = Counter()
     some = 0
     for seed in SEEDS:
-        alarmed = [d.name for d in ask(make(seed, *shape), "a", CurvesAlone(draws=300), Key(seed)) if d.verdict == "alarm"]
+        alarmed = [d.name for d in ask(make(seed, *shape), "a", CurvesAlone(draws=200), Key(seed)) if d.verdict == "alarm"]
         found.update(alarmed)
         some += bool(alarmed)
     return found, some

@@ -23,6 +23,10 @@ AUDITED_MODELS = "tests/unit/test_cli_audit_models.py"
 MANY = "tests/by_hand/test_many_samples.py"
 CHECKPOINTS = "tests/by_hand/test_checkpoint_evaluations.py"
 OPS = "tests/by_hand/test_ops.py"
+CURVES = "tests/by_hand/test_curves_alone.py"
+LOGS = "tests/unit/test_curve_logs.py"
+LOGGED = "tests/unit/test_cli_audit_logs.py"
+CALLBACK = "tests/unit/test_callback.py"
 ISOLATION = "tests/by_hand/test_isolation.py"
 ISOLATED = "tests/unit/test_cli_isolate.py"
 HEADLINE = "tests/by_hand/test_headline.py"
@@ -644,7 +648,93 @@ _AUDITS = (
     ("chunks-sampled-alike", "pipeline/audit.py", 'Key(job.config.seed) / "samples" / start', 'Key(job.config.seed) / "samples"', (AUDITED_MODELS,)),
 )  # fmt: skip
 
+_CURVES = (
+    (
+        "a later number of a step is dropped",
+        "store/curve_logs.py",
+        "dtype=float).groupby(level=0).last()",
+        "dtype=float).groupby(level=0).first()",
+        (LOGS,),
+    ),
+    ("a resumed run's events come first", "store/curve_logs.py", "key=lambda s: s.wall)", "key=lambda s: -s.wall)", (LOGS,)),
+    ("checksums are not masked", "store/event_files.py", "+ np.uint32(0xA282EAD8)", "+ np.uint32(0)", (LOGS,)),
+    (
+        "KL of an update passes for KL from the reference",
+        "store/curve_names.py",
+        'Known("actor/ppo_kl", "update_kl_nats", "verl")',
+        'Known("actor/ppo_kl", "kl_token_nats", "verl")',
+        (LOGS,),
+    ),
+    (
+        "the proxy on evaluation prompts passes for an evaluation",
+        "store/curve_names.py",
+        '_ON_EVALUATION = {"proxy": "eval_proxy", ',
+        "_ON_EVALUATION = {",
+        (LOGS,),
+    ),
+    (
+        "reward against KL is no longer read over the root",
+        "mismatch/curves_alone/reward_kl.py",
+        "np.sqrt(np.maximum(spent, 0))",
+        "np.maximum(spent, 0)",
+        (CURVES,),
+    ),
+    (
+        "longer replies alarm without the score",
+        "mismatch/curves_alone/length.py",
+        "grew and table.above(rise, 0) and table.above(same, 0)",
+        "grew and table.above(rise, 0)",
+        (CURVES,),
+    ),
+    (
+        "an evaluation that falls with the score alarms",
+        "mismatch/curves_alone/evaluations.py",
+        "if certain and not (rise.high is not None and rise.high < 0):",
+        "if certain:",
+        (CURVES,),
+    ),
+    (
+        "which side of an evaluation is better is forgotten",
+        "mismatch/curves_alone/evaluations.py",
+        "largest_fall(side(name, settings) * values",
+        "largest_fall(values",
+        (LOGGED,),
+    ),
+    (
+        "windows of a fall overlap",
+        "mismatch/curves_alone/evaluations.py",
+        "later = means[..., width:]",
+        "later = means[..., width - 1 :]",
+        (CURVES,),
+    ),
+    (
+        "dropout stays on while a callback looks",
+        "models/undisturbed.py",
+        "                model.eval()\n",
+        "                model.train()\n",
+        (CALLBACK,),
+    ),
+    ("modes do not come back", "models/undisturbed.py", "module.training = training", "module.training = False", (CALLBACK,)),
+    (
+        "generators of others are not put back",
+        "models/undisturbed.py",
+        "with generators_kept(), torch.random.fork_rng(devices=devices), torch.no_grad():",
+        "with generators_kept(), torch.no_grad():",
+        (CALLBACK,),
+    ),
+    ("the reference calls the policy", "models/undisturbed.py", "vars(twin).pop(name, None)", "vars(twin).get(name, None)", (CALLBACK,)),
+    ("rewards are not weighted", "pipeline/callback.py", "sum(w * s for w, s in known)", "sum(s for w, s in known)", (CALLBACK,)),
+    (
+        "draws depend on the batch",
+        "pipeline/callback.py",
+        "uniforms=key.uniforms(numbers, self.decoding.max_tokens)",
+        "uniforms=key.uniforms(range(len(numbers)), self.decoding.max_tokens)",
+        (CALLBACK,),
+    ),
+)
+
 _ALL = (
+    *_CURVES,
     *_AUDITS,
     *_ISOLATION,
     *_HEADLINES,
