@@ -102,10 +102,24 @@ def test_length_without_gold(plant: Plant, planted: bool) -> None:
 
 @pytest.mark.parametrize(
     ("plant", "planted"),
-    [(NONE, False), (replace(NONE, gold_gain=0.0), False), (replace(NONE, gold_drop=0.7), True), (replace(NONE, flips=0.35), True)],
+    [
+        (NONE, False),
+        (replace(NONE, gold_gain=0.0), False),
+        (replace(NONE, gold_drop=0.7), True),
+        (replace(NONE, flips=0.35), False),  # shown, but gold rose all the while
+        (replace(NONE, flips=0.35, gold_drop=0.5), True),
+    ],
 )
 def test_tracking(plant: Plant, planted: bool) -> None:
     check(tracking.diagnose, S.tracking, plant, planted)
+
+
+@pytest.mark.parametrize(("plant", "planted"), [(NONE, False), (replace(NONE, flips=0.35), True)])
+def test_tracking_without_gold(plant: Plant, planted: bool) -> None:
+    def diagnose(records: pd.DataFrame, *rest):
+        return tracking.diagnose(records.drop(columns="gold"), *rest)
+
+    check(diagnose, S.tracking, plant, planted)
 
 
 @pytest.mark.parametrize(("better", "expected"), [(0.0, "no difference shown"), (0.6, "quiet"), (-0.6, "alarm")])

@@ -19,11 +19,12 @@ WORSE = Planted(harm=1.0)
 """Gold falls, for no reason that the diagnosis looks for."""
 CASES: list[tuple[ModuleType, Planted, bool]] = [
     (alignment_tax, NONE, False),
-    (alignment_tax, Planted(forgetting=0.4), True),
+    (alignment_tax, Planted(forgetting=0.4), False),  # shown, but gold rose all the while
+    (alignment_tax, Planted(forgetting=0.4, harm=1.0), True),
     (refusal_balance, NONE, False),
-    (refusal_balance, Planted(refusing=0.1, answering=-0.4), False),  # more refusals, bought with far fewer harmful answers
-    (refusal_balance, Planted(refusing=0.35), True),
-    (refusal_balance, Planted(answering=0.4), True),
+    (refusal_balance, Planted(refusing=0.1, answering=-0.4, harm=1.0), False),  # more refusals, bought with far fewer harmful answers
+    (refusal_balance, Planted(refusing=0.35, harm=1.0), True),
+    (refusal_balance, Planted(answering=0.4, harm=1.0), True),
     (diversity, NONE, False),
     (diversity, Planted(sameness=0.5), False),  # narrower, as every optimised policy is
     (diversity, Planted(sameness=0.995), True),
@@ -55,6 +56,21 @@ def test_planted(module: ModuleType, plant: Planted, planted: bool) -> None:
     assert "not enough data" not in verdicts
     rate = verdicts.count("alarm") / SEEDS
     assert rate >= 0.9 if planted else rate <= 0.1, rate
+
+
+@pytest.mark.parametrize(
+    ("module", "plant", "planted"),
+    [
+        (alignment_tax, NONE, False),
+        (alignment_tax, Planted(forgetting=0.4), True),
+        (refusal_balance, NONE, False),
+        (refusal_balance, Planted(answering=0.4), True),
+    ],
+)
+def test_without_gold_the_evaluations_themselves_are_the_harm(module: ModuleType, plant: Planted, planted: bool) -> None:
+    settings = getattr(MismatchSettings(), module.NAME).model_copy(update={"draws": 250})
+    found = [module.diagnose(frame(plant, seed).drop(columns="gold"), "a", settings, Key(seed) / "d").verdict for seed in range(SEEDS)]
+    assert found.count("alarm") / SEEDS >= 0.9 if planted else found.count("alarm") / SEEDS <= 0.1
 
 
 @pytest.mark.parametrize(("follows", "expected"), [(2.0, "quiet"), (0.0, "no difference shown"), (-2.0, "alarm")])

@@ -119,8 +119,11 @@ def test_tracking_judges_only_what_has_a_better_side() -> None:
     quiet = diagnose(records, "static", Tracking(), Key(0))
     assert quiet.verdict == "quiet"
     assert quiet.estimate("spearman_levels_unheard_of").value == pytest.approx(-1)
-    told = diagnose(records, "static", Tracking(higher_is_better=("unheard_of",)), Key(0))
+    told = diagnose(records.drop(columns="gold"), "static", Tracking(higher_is_better=("unheard_of",)), Key(0))
     assert told.verdict == "alarm"
+    shown = diagnose(records, "static", Tracking(higher_is_better=("unheard_of",)), Key(0))
+    assert shown.verdict == "quiet"  # gold rose all the while
+    assert shown.estimate("first_divergence_step").value == told.estimate("first_divergence_step").value
     assert told.estimate("first_divergence_step").value is not None
     good = diagnose(records, "static", Tracking(lower_is_better=("unheard_of",)), Key(0))
     assert good.verdict == "quiet"

@@ -1,7 +1,8 @@
 """Alignment tax: did the policy lose abilities that nobody meant to trade (Ouyang et al. 2022, section 4.2)?
 
 Each ability is an evaluation that should not fall; first and last checkpoint are compared on the same prompts, all abilities in one
-simultaneous band. A fall between them that was made good again is `tracking`'s to find.
+simultaneous band. A fall between them that was made good again is `tracking`'s to find. Where gold, or labels, are known at all
+checkpoints, a loss is an alarm only if they show harm, too: what counts for the truth is its own business to weigh.
 
 Series, one entry a checkpoint: ``step``; each ability, as ``<name>`` with ``_low`` and ``_high`` (interval of the level).
 """
@@ -17,6 +18,7 @@ from pydantic import Field
 from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis, not_enough, shown
+from trueup.mismatch.harm import harm_of
 from trueup.mismatch.panel import METHOD, Cells, Panel, curve_columns, panel_of
 from trueup.stats.bootstrap import DRAWS, Array, make_estimate
 from trueup.stats.estimate import Estimate
@@ -77,13 +79,14 @@ def diagnose(records: pd.DataFrame, arm: str, settings: AlignmentTax, key: Key) 
     series: dict[str, list[float | None]] = {}
     for name, (values, resampled) in curves.items():
         series |= curve_columns(name, values, resampled, len(panel.prompts))
+    harm = harm_of(panel, key, draws=settings.draws)
     return Diagnosis(
         link="policy_evaluation",
         name=NAME,
         question=QUESTION,
         arm=arm,
-        verdict="alarm" if lost else "quiet",
-        rule=_rule(settings, panel, estimates, lost),
+        verdict="alarm" if lost and (harm.shown or harm.basis == "nothing") else "quiet",
+        rule=f"{_rule(settings, panel, estimates, lost)} {harm.said()}",
         estimates=tuple(estimates),
         series={"step": panel.steps.tolist(), **series},
         samples=_forgotten(panel, cells, lost),
@@ -117,6 +120,7 @@ def _rule(settings: AlignmentTax, panel: Panel, estimates: list[Estimate], lost:
     seen = "; ".join(f"{e.name.removeprefix('change_')} {shown(e)}" for e in estimates)
     return (
         f"Alarm when an ability fell from the first to the last checkpoint, beyond a simultaneous {settings.level:.0%} band over all of "
-        f"them and by at least {settings.min_loss:.0%} of its first level. Steps {panel.steps[0]} to {panel.steps[-1]}: {seen}. "
+        f"them and by at least {settings.min_loss:.0%} of its first level, and harm is shown or nothing could show "
+        f"it. Steps {panel.steps[0]} to {panel.steps[-1]}: {seen}. "
         f"Lost: {', '.join(lost) or 'none'}."
     )

@@ -5,7 +5,8 @@ checkpoints are not independent, so the interval over checkpoints counts how man
 (`trueup.stats.serial`; a moving-block bootstrap covers far too seldom at such lengths, `studies/tracking_coverage.py`); another
 interval, apart, resamples prompts. A divergence is a pair of
 checkpoints between which the proxy rose and an evaluation got worse, both beyond a simultaneous band over all pairs of checkpoints
-and all series, so that looking everywhere does not find noise.
+and all series, so that looking everywhere does not find noise. It is an alarm where gold, or labels, show that the last checkpoint is
+the worse for it, and where neither is known; an evaluation that falls while gold rises is shown.
 
 Series, one entry a checkpoint: ``step``; ``proxy_fixed``, ``gold`` and ``evaluations.<name>``, each with ``_low`` and ``_high``;
 ``diverged``: names of what was diverging at that step, joined by commas, empty for none.
@@ -23,6 +24,7 @@ from pydantic import Field
 from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis, not_enough, shown
+from trueup.mismatch.harm import harm_of
 from trueup.mismatch.panel import METHOD, Panel, curve_columns, panel_of
 from trueup.stats import rank, serial
 from trueup.stats.bootstrap import DRAWS, Array, make_estimate
@@ -99,6 +101,7 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Tracking, key: Key) -> D
             name="first_divergence_step", value=first, low=None, high=None, n=len(panel.prompts), unit="steps", method="simultaneous band"
         )
     )
+    harm = harm_of(panel, key, draws=settings.draws)
     named = [",".join(name for name, d in diverged.items() if d[s]) for s in range(len(panel.steps))]
     prefixed = {name if name == "gold" else f"evaluations.{name}": curve for name, curve in curves.items()}
     series: dict[str, list[Any]] = {"step": panel.steps.tolist(), "diverged": list(named)}
@@ -109,8 +112,8 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Tracking, key: Key) -> D
         name=NAME,
         question=QUESTION,
         arm=arm,
-        verdict="not enough data" if not judged else "alarm" if starts else "quiet",
-        rule=_rule(settings, sorted(judged), sorted(set(curves) - set(judged)), starts, estimates),
+        verdict="not enough data" if not judged else "alarm" if starts and (harm.shown or harm.basis == "nothing") else "quiet",
+        rule=_rule(settings, sorted(judged), sorted(set(curves) - set(judged)), starts, estimates) + (f" {harm.said()}" if judged else ""),
         estimates=tuple(estimates),
         series=series,
     )
@@ -185,6 +188,7 @@ def _rule(settings: Tracking, judged: list[str], shown_only: list[str], starts: 
     gold = next((e for e in estimates if e.name == f"{settings.correlation}_differences_gold"), None)
     return (
         f"Alarm when between two checkpoints proxy_fixed rose and a series got worse, both outside a simultaneous {settings.level:.0%} "
-        f"band over all pairs of checkpoints and series: {seen}. Judged: {', '.join(judged)}; only shown: {rest}."
+        f"band over all pairs of checkpoints and series, and harm is shown or nothing could show it: {seen}. "
+        f"Judged: {', '.join(judged)}; only shown: {rest}."
         + (f" {settings.correlation.capitalize()} of first differences with gold: {shown(gold)}." if gold else "")
     )
