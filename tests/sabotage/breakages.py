@@ -23,10 +23,14 @@ AUDITED_MODELS = "tests/unit/test_cli_audit_models.py"
 MANY = "tests/by_hand/test_many_samples.py"
 CHECKPOINTS = "tests/by_hand/test_checkpoint_evaluations.py"
 OPS = "tests/by_hand/test_ops.py"
+OF_POLICIES = "tests/by_hand/test_policy_evaluation.py"
+OF_REWARDS = "tests/by_hand/test_reward_evaluation.py"
+VARIANTS = "tests/unit/test_pipeline_variants.py"
 CURVES = "tests/by_hand/test_curves_alone.py"
 LOGS = "tests/unit/test_curve_logs.py"
 LOGGED = "tests/unit/test_cli_audit_logs.py"
 CALLBACK = "tests/unit/test_callback.py"
+REPORT_PAGES = "tests/unit/test_report_pages.py"
 ISOLATION = "tests/by_hand/test_isolation.py"
 ISOLATED = "tests/unit/test_cli_isolate.py"
 HEADLINE = "tests/by_hand/test_headline.py"
@@ -344,6 +348,25 @@ _NUMBERS = (
     ("best-of-n-with-replacement", "stats/best_of_n.py", "_log_choose(rank[able] - 1, n - 1)", "_log_choose(rank[able], n)", ("tests/by_hand/test_stats_best_of_n.py",)),
 )  # fmt: skip
 
+_EVALUATIONS = (
+    ("checkpoints-all-independent", "stats/serial.py", "np.minimum(n * (1 - both) / (1 + both), float(n))", "np.full(np.shape(both), float(n))", ("tests/by_hand/test_stats_serial.py",)),
+    ("band-of-the-usual-deviation", "stats/simultaneous.py", ".max(axis=1)", ".mean(axis=1)", ("tests/by_hand/test_stats_serial.py",)),
+    ("small-losses-alarm", "mismatch/policy_evaluation/alignment_tax.py", "-change >= settings.min_loss * abs(first)", "-change >= 0", (OF_POLICIES,)),
+    ("bought-refusals-alarm", "mismatch/policy_evaluation/refusal_balance.py", "risen and not traded and", "risen and", (OF_POLICIES,)),
+    ("replies-compared-with-themselves", "mismatch/policy_evaluation/diversity.py", ".ravel() - own, count * (count - 1.0)", ".ravel(), count * count", (OF_POLICIES,)),
+    ("a-demonstration-counts-once", "mismatch/policy_evaluation/next_token_loss.py", "_tokens=columns[1][known]", "_tokens=1.0", (OF_POLICIES,)),
+    ("better-than-plain-alarms", "mismatch/policy_evaluation/sensitivity.py", " and high[count + i] < 0", "", (OF_POLICIES,)),
+    ("parts-are-beginnings", "mismatch/policy_evaluation/positions.py", "np.diff(level, axis=0, prepend=0.0)", "level", (OF_POLICIES,)),
+    ("gold-that-turned-is-not-asked", "mismatch/reward_evaluation/consistency.py", "(r.gold is None or float(np.quantile(draws, 0.05)) > 0 < value)", "True", (OF_REWARDS,)),
+    ("implicit-reward-upside-down", "mismatch/reward_evaluation/implicit_reward.py", "columns[0] - columns[1]", "columns[1] - columns[0]", (OF_REWARDS,)),
+    ("seen-labels-pass", "mismatch/reward_evaluation/ceiling_use.py", "above.low is not None and above.low > 0", "above.low is None", (OF_REWARDS,)),
+    ("growth-in-counts", "mismatch/reward_evaluation/style.py", "sums.reshape(-1, 2) / spread", "sums.reshape(-1, 2)", (OF_REWARDS,)),
+    ("outcome-without-the-start", "mismatch/reward_evaluation/rank_transfer.py", "float(curve[-1] - curve[0])", "float(curve[-1])", (OF_REWARDS,)),
+    ("tricks-scored-as-asked", "pipeline/variants.py", "scorable=not tricked", "scorable=True", (VARIANTS,)),
+    ("cut-from-the-front", "pipeline/variants.py", "body.cumsum(1) <= body.new_tensor", "body.cumsum(1) > body.new_tensor", (VARIANTS,)),
+    ("greedy-is-drawn", "pipeline/variants.py", "temperature=0.0, top_p=1.0", "temperature=1.0, top_p=1.0", (VARIANTS,)),
+)  # fmt: skip
+
 _DIAGNOSES = (
     ("alarm-without-an-interval", "mismatch/reward_policy/over_optimisation.py", "        drop.low is not None\n        and drop.low > 0\n", "        drop.value is not None\n        and drop.value > 0\n", (PLANTED,)),
     ("peak-judged-where-it-was-chosen", "mismatch/reward_policy/over_optimisation.py", "zip(halves, reversed(peaks), strict=True)", "zip(halves, peaks, strict=True)", (TRACKING,)),
@@ -620,6 +643,12 @@ _EXPLOITS = (
     ("the-cost-is-not-asked", "mismatch/exploit_tests.py", "_tail(here, place, -1.0) if here is not None else 1.0", "0.0", (EXPLOITS,)),
 )  # fmt: skip
 
+_PAGES = (
+    ("named-replies-dropped", "report/samples.py", "chosen = np.union1d(chosen, ", "chosen = np.intersect1d(chosen, ", (REPORT_PAGES,)),
+    ("bases-in-one-figure", "report/numbers.py", 'for n, h in found if h["basis"] == basis', 'for n, h in found if h["basis"]', (REPORT_PAGES,)),
+    ("evidence-of-another-arm", "report/what_to_do.py", 'for name in action["diagnoses"] if name in links', "for name in links", (REPORT_PAGES,)),
+)  # fmt: skip
+
 _ISOLATION = (
     ("orders-weighed-alike", "mismatch/isolation.py", "factorial(k) * factorial(n - k - 1) / factorial(n) *", "(1 / 2 ** (n - 1)) *", (ISOLATION,)),
     ("noise-has-a-share", "mismatch/isolation.py", "least = np.abs(effect), SHOWN *", "least = np.abs(effect), 0.0 *", (ISOLATION,)),
@@ -734,6 +763,7 @@ _CURVES = (
 )
 
 _ALL = (
+    *_PAGES,
     *_CURVES,
     *_AUDITS,
     *_ISOLATION,
@@ -757,6 +787,7 @@ _ALL = (
     *_STAGES,
     *_RESUME,
     *_NUMBERS,
+    *_EVALUATIONS,
     *_DIAGNOSES,
     *_REWARD_POLICY,
     *_EDGES,

@@ -43,7 +43,7 @@ class ImplicitReward(Config):
     """Agreement nearer to one half than this raises no alarm, however certain it is."""
     held_out: str = "pair"
     """Variant of the rows that hold preference pairs under each checkpoint."""
-    max_pairs: int = Field(default=10, ge=1)
+    max_pairs: int = Field(default=40, ge=1)
     """Pairs of a prompt and checkpoint that are looked at, drawn at random."""
     draws: int = Field(default=DRAWS, ge=100)
     """Bootstrap resamples."""
