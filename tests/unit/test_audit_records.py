@@ -92,7 +92,8 @@ def test_absent_is_absent(tmp_path: Path) -> None:
     rows = flatten(read_foreign([tmp_path / "b.jsonl"]).table)
     assert rows["prompt"].tolist() == ["2020-01-01", "x"]
     assert rows["proxy_fixed"].isna().tolist() == [True, False]
-    (tmp_path / "c.csv").write_text('step,prompt_id,response\n3,007,"two\nlines"\n')
+    # pandas writes its index as a first column without a name
+    (tmp_path / "c.csv").write_text(',step,prompt_id,response\n0,3,007,"two\nlines"\n')
     rows = flatten(read_foreign([tmp_path / "c.csv"]).table)
     assert rows.loc[0, ["prompt_id", "prompt", "response"]].tolist() == ["007", "", "two\nlines"]
 

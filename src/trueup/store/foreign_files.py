@@ -109,8 +109,7 @@ class ForeignFile:
             raise AssertionError("names of JSON lines are known after reading")
         if not found:
             raise UserError("is empty. The first line names the columns.", where=f"{self.path}, line 1")
-        twice = sorted({n for n in found if found.count(n) > 1} | {n for n in found if not n.strip()})
-        if twice:
+        if len(set(found)) < len(found):
             raise UserError(f"every column needs a name of its own, got {found}.", where=f"{self.path}, line 1")
         return found
 
