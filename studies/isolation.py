@@ -2,11 +2,11 @@
 
     python studies/isolation.py --seeds 700:704 --out runs/isolation
 
-For each seed and part, a small helpdesk run: the reward model from annotators of thrice the bias, the optimizer with a penalty thirty
-times as large, the evaluation on how-to questions alone. The other two parts are exchanged for ones that should make no difference: a
-reward model fitted to the same pairs in batches of 33 instead of 32, the same optimizer with a penalty larger by a hundredth, the same
-evaluation under a pattern that all prompts match. The figure is the share that the grid's Shapley attribution gives to the changed part
-(aim: at least 0.8), with Student's t interval over seeds. What is done is not done again.
+For each seed and part, runs in an enumerable world: the reward model from labels that pay for a word nobody writes and for length, the
+optimizer with a penalty a hundred times as large, the evaluation a count of words instead of gold. The other two parts are exchanged for
+ones that should make little difference: a reward model fitted to the same pairs in batches of 33 instead of 32, the same optimizer with a
+penalty larger by a hundredth, gold under a pattern that all prompts match. The figure is the share that the grid's Shapley attribution
+gives to the changed part (aim: at least 0.8), with Student's t interval over seeds. What is done is not done again.
 """
 
 from __future__ import annotations
@@ -26,18 +26,32 @@ from scipy import stats
 from trueup.store.atomic import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "configs" / "isolate.yaml"
 START = "import sys; from trueup.cli.main import invoke; sys.exit(invoke(sys.argv[1:]))"
-RLOO = {"kind": "rloo", "num_generations": 4, "max_completion_length": 32}
+RLOO = {"kind": "rloo", "num_generations": 4, "max_completion_length": 6}
+BETA = 0.01
+BASE: dict[str, Any] = {
+    "name": "isolation",
+    "threads": 1,
+    "world": {
+        "kind": "enumerable", "odd_bonus": 0.0, "length_bonus": 0.0, "topics": 10, "test_prompts": 48, "demonstrations": 2000,
+        "train_pairs": 1000,
+    },
+    "policy_model": {"hidden_size": 32, "layers": 1, "heads": 2},
+    "sft": {"epochs": 6, "batch_size": 32, "loop": {"learning_rate": 5e-3, "lr_scheduler_type": "cosine"}},
+    "reward": {"epochs": 6, "batch_size": 32, "loop": {"learning_rate": 3e-3, "lr_scheduler_type": "cosine"}},
+    "policy": {"prompts_per_step": 16, "optimizer": {**RLOO, "beta": BETA}, "loop": {"learning_rate": 3e-3}},
+    "probe": {"prompts": 48, "samples_per_prompt": 16, "keep_policies": "last"},
+    "arms": [{"name": "baseline"}],
+}  # fmt: skip
 NULL: dict[str, Any] = {
     "reward_models": {"name": "refit", "changes": {"reward": {"batch_size": 33}}},
-    "optimizers": {"name": "same", "optimizer": {**RLOO, "beta": 0.0303}},
+    "optimizers": {"name": "same", "optimizer": {**RLOO, "beta": 1.01 * BETA}},
     "evaluations": {"name": "everything", "column": "gold", "prompts": "."},
 }
 PLANTED: dict[str, Any] = {
-    "reward_models": {"name": "biased", "changes": {"world": {"bias_strength": 1.2}}},
-    "optimizers": {"name": "tight", "optimizer": {**RLOO, "beta": 1.0}},
-    "evaluations": {"name": "how_to", "column": "gold", "prompts": "how (do|can) i|best way"},
+    "reward_models": {"name": "bribed", "changes": {"world": {"odd_bonus": 1.5, "length_bonus": 0.6}}},
+    "optimizers": {"name": "tight", "optimizer": {**RLOO, "beta": 100 * BETA}},
+    "evaluations": {"name": "words", "column": "evaluations.words"},
 }
 PARTS = {"reward_models": "reward_model", "optimizers": "optimizer", "evaluations": "evaluation"}
 
@@ -47,10 +61,9 @@ def isolate(seed: int, part: str, out: Path, steps: int) -> dict[str, Any]:
     folder = out / f"seed-{seed:04d}-{part}"
     report = folder / "report" / "report.json"
     if not report.exists():
-        values = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
-        values["run"] |= {"seed": seed}
-        values["run"]["policy"]["steps"] = steps
-        values["run"]["probe"] |= {"every": steps, "samples_per_prompt": 8}
+        values: dict[str, Any] = {"run": {**BASE, "seed": seed, "checkpoint_every": steps}, "grid": True}
+        values["run"]["policy"] = {**BASE["policy"], "steps": steps}
+        values["run"]["probe"] = {**BASE["probe"], "every": steps}
         values |= {name: [PLANTED[name] if name == part else NULL[name]] for name in PARTS}
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "isolate.yaml", yaml.safe_dump(values, sort_keys=False))

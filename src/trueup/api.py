@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from trueup.data.rows import Preference
     from trueup.mismatch.decision import Decision
+    from trueup.mismatch.headlines.number import Headline
     from trueup.pipeline.audit_config import AuditConfig
     from trueup.pipeline.config import RunConfig
     from trueup.pipeline.events import Listener
@@ -183,6 +184,8 @@ class Audit:
 
     diagnoses: list[Diagnosis]
     decisions: dict[str, Decision]
+    headlines: dict[str, list[Headline]] = field(default_factory=dict)
+    """By arm: one number a link, in [0, 1], 1 where its two parts agree; see docs/links.md."""
     reading: dict[str, Any] | None = None
     """How files were read: ``files``, ``rows``, ``read`` (our column -> theirs), ``ignored``, ``missing``, ``labels``; None of a frame."""
 
@@ -192,6 +195,7 @@ class Audit:
             {
                 "diagnoses": [d.to_dict() for d in self.diagnoses],
                 "decisions": {k: v.to_dict() for k, v in self.decisions.items()},
+                "headlines": {k: [h.to_dict() for h in v] for k, v in self.headlines.items()},
                 "reading": self.reading,
             }
         )
@@ -223,7 +227,9 @@ def audit(
     import pandas as pd
 
     from trueup.core.record import OFFLINE_ARM
-    from trueup.mismatch.verdict import diagnose_all
+    from trueup.mismatch.headline import headlines
+    from trueup.mismatch.panel import keeping
+    from trueup.mismatch.verdict import MismatchSettings, diagnose_all
     from trueup.report.audited import read_audited
     from trueup.store.columns import flatten
 
@@ -236,8 +242,11 @@ def audit(
         found, reading = read_audited([records] if isinstance(records, str | Path) else records, columns, labels, evaluations)
         table = flatten(found)
     names = list(arms) if arms is not None else [a for a in dict.fromkeys(table["arm"]) if a != OFFLINE_ARM]
-    diagnoses, decisions = diagnose_all(table, names, Key(seed) / "audit")
-    return Audit(diagnoses=diagnoses, decisions=decisions, reading=reading)
+    key, settings = Key(seed) / "audit", MismatchSettings()
+    with keeping(table):
+        diagnoses, decisions = diagnose_all(table, names, key, settings=settings)
+        numbers = {n: headlines(table, n, settings.headline, settings.tracking, key / "headline" / n) for n in names}
+    return Audit(diagnoses=diagnoses, decisions=decisions, headlines=numbers, reading=reading)
 
 
 @dataclass(frozen=True, kw_only=True)

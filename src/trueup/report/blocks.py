@@ -138,6 +138,28 @@ class Overview:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Step:
+    """One thing to do, and the way to its evidence."""
+
+    word: str
+    why: str
+    evidence: Sequence[Read] = ()
+    """Cards."""
+    replies: Sequence[Read] = ()
+    pairs: Sequence[tuple[Read, Read]] = ()
+    """Replies to compare."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Todo:
+    """Things to do, what mends most first."""
+
+    kind: ClassVar[str] = "todo"
+    title: str
+    steps: Sequence[Step]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Absent:
     """Something the page would show, and why it does not."""
 
@@ -146,7 +168,7 @@ class Absent:
     why: str
 
 
-Block = Figures | Table | Card | Absent | Numbers | Overview
+Block = Figures | Table | Card | Absent | Numbers | Overview | Todo
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,7 @@ def load_run(root: Path, key: Key, settings: MismatchSettings | None = None) -> 
             name=str(manifest.get("name") or root.resolve().name),
             manifest=manifest,
             records=rows,
-            named=_named(records, rows, diagnoses),
+            named=_named(records, rows, diagnoses, decisions),
             offline=int((records["arm"] == OFFLINE_ARM).sum()),
             arms=arms,
             main_arm=main if main in names else next(iter(names), None),
@@ -125,8 +125,9 @@ def _checkpoint_rows(records: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _named(records: pd.DataFrame, rows: pd.DataFrame, diagnoses: Sequence[Diagnosis]) -> pd.DataFrame:
+def _named(records: pd.DataFrame, rows: pd.DataFrame, diagnoses: Sequence[Diagnosis], decisions: Mapping[str, Decision]) -> pd.DataFrame:
     wanted = {sample for d in diagnoses for sample in d.samples}
+    wanted |= {sample for d in decisions.values() for a in d.actions for sample in a.samples}
     here = records["sample_id"].isin(wanted)
     return records[here & ~records["sample_id"].isin(rows["sample_id"])] if wanted else records[:0]
 

@@ -11,7 +11,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from trueup.report.blocks import Absent, Block, Card, Numbers, Page, Table
+from trueup.report.blocks import Absent, Block, Card, Numbers, Page, Table, Todo
 from trueup.report.text import number
 
 
@@ -55,6 +55,8 @@ def _markdown(block: Block) -> list[str]:
         lines += [""] if block.verdicts else []
         lines += [f"- {_md(v.who)}: **{_md(v.word)}** ({_md(v.rule)})" for v in block.verdicts]
         return lines + [line for table in block.tables for line in _markdown_table(table)]
+    if isinstance(block, Todo):
+        return ["", f"### {_md(block.title)}", "", *(f"{i}. **{_md(s.word)}.** {_md(s.why)}" for i, s in enumerate(block.steps, 1))]
     if isinstance(block, Numbers):
         rows = [[m.who, m.text or "no number", m.basis, m.why] for m in block.meters]
         table = Table(columns=["Arm", block.name, "Basis", "Seen"], rows=rows, words=(2, 3))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trueup.report.answer import answers
-from trueup.report.blocks import Absent, Block, Card, Chip, Page, Samples, Section, Table
+from trueup.report.blocks import Absent, Block, Card, Page, Samples, Section, Table
 from trueup.report.comparison import comparison_block
 from trueup.report.curves import tracking
 from trueup.report.diagnoses import Places, diagnosis_blocks
@@ -14,6 +14,7 @@ from trueup.report.numbers import PLACES, number_blocks
 from trueup.report.reward_models import reward_blocks
 from trueup.report.samples import SampleTable
 from trueup.report.text import duration, estimate_text, plural, signed, title
+from trueup.report.what_to_do import to_do_blocks
 
 LEDES = {
     "reward_policy": "Does the reward model still mean what it meant, on what the policy now writes?",
@@ -60,8 +61,8 @@ def meta(data: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def first_sections(data: Mapping[str, Any]) -> tuple[Section, Section]:
-    """The three numbers, and what to do."""
+def first_sections(data: Mapping[str, Any], places: Places) -> tuple[Section, Section]:
+    """The three numbers, and what to do; ``places`` are those of replies that are shown."""
     lede = (
         "One number a link, between 0 and 1; 1 means that its two parts agree. What stands for the truth is its basis, and numbers of "
         "different bases are not compared."
@@ -72,7 +73,7 @@ def first_sections(data: Mapping[str, Any]) -> tuple[Section, Section]:
             anchor="what-to-do",
             title="What to do",
             lede="Decided by gold, evaluations or labels, and never by the proxy alone.",
-            blocks=[_decisions(data)],
+            blocks=to_do_blocks(data, places),
         ),
     )
 
@@ -118,16 +119,6 @@ def _checkpoint_table(data: Mapping[str, Any]) -> Table:
     ]
     heads = ["Arm", "Step", "KL (nats)", "Proxy, first RM", "Proxy, RM in force", "Gold", *(title(n) for n in names)]
     return Table(columns=heads, rows=rows, folded="All checkpoints as a table")
-
-
-def _decisions(data: Mapping[str, Any]) -> Block:
-    chips = []
-    for name, d in data["decisions"].items():
-        keep = "nothing to keep" if d["keep_step"] is None else f"keep step {d['keep_step']}"
-        chips.append(Chip(who=name, word=keep + (", stop" if d["stop"] else ""), rule=d["why"], colour="note"))
-    return Card(
-        anchor="decision", heading="Which checkpoint of each arm should be kept, and should training stop?", name="decision", verdicts=chips
-    )
 
 
 def learned(data: Mapping[str, Any]) -> Section:

@@ -11,6 +11,7 @@ from trueup.report.blocks import Asked, Block, Chip, Numbers, Overview, Page, Re
 from trueup.report.curves import headline
 from trueup.report.diagnoses import Places, anchor, questions
 from trueup.report.numbers import PLACES, number_blocks
+from trueup.report.reading import reading_section
 from trueup.report.samples import SampleTable
 from trueup.report.sections import browser, build_page, facts, first_sections, learned, link_section, meta, reward_section
 from trueup.report.text import plural
@@ -34,7 +35,7 @@ def build_site(data: Mapping[str, Any], table: SampleTable) -> dict[str, Page]:
         return {INDEX: build_page(data)}
     places = _places(table)
     name, about = str(data["name"]), meta(data)
-    pages = {INDEX: _first(data)}
+    pages = {INDEX: _first(data, places)}
     for link, (file, title) in PLACES.items():
         section = link_section(data, link, places)
         section = replace(section, blocks=[*number_blocks(data, link), *section.blocks])
@@ -64,11 +65,13 @@ def one_page(site: Mapping[str, Page]) -> Page:
     return replace(first, sections=[*kept, *(replace(s, blocks=[b for b in s.blocks if not isinstance(b, Numbers)]) for s in beside)])
 
 
-def _first(data: Mapping[str, Any]) -> Page:
-    numbers, decision = first_sections(data)
+def _first(data: Mapping[str, Any], places: Places) -> Page:
+    numbers, decision = first_sections(data, places)
     sections = [numbers, decision, _verdicts(data)]
     if data["reward"] is not None:
         sections.append(reward_section(data))
+    if data["run"].get("audit"):
+        sections.append(reading_section(data["run"]["audit"]))
     return Page(
         title=str(data["name"]),
         meta=meta(data),

@@ -14,6 +14,7 @@ from trueup.report.load import load_run
 from trueup.report.page import render_html, render_markdown
 from trueup.report.samples import choose_samples
 from trueup.report.site import INDEX, build_site, one_page
+from trueup.report.what_to_do import named_in
 from trueup.store.atomic import write_text
 from trueup.store.run import Run
 
@@ -47,7 +48,7 @@ def report_one(run_dir: Path, *, key: Key, settings: MismatchSettings | None = N
     """`write_report`, and the content of its report.json."""
     found = load_run(run_dir, key, settings)
     data = report_data(found)
-    named = {sample for d in found.diagnoses for sample in d.samples}
+    named = {sample for d in found.diagnoses for sample in d.samples} | named_in(data)
     replies = choose_samples(found.records, limit=SHOWN_REPLIES, key=key / "samples", named=named, beside=found.named)
     document = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
     site = build_site(data, replies)
