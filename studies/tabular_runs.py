@@ -45,8 +45,22 @@ class Tabular:
     records: pd.DataFrame
     felt: Array
     """[N, A] what each annotator feels about each recorded reply."""
-    honest: bool
-    """No checkpoint's gold is below an earlier one's."""
+    cumulative: Array
+    """[S, P, R] Running sums of each checkpoint's probabilities."""
+    whole: Array
+    """[A, P, R] What each annotator feels about every reply."""
+
+    def fresh(self, newer: int, older: int, count: int, key: Key) -> Array:
+        """[count] 1 where a reply that is sampled anew from the newer checkpoint wins against one of the older, to a random prompt."""
+        g = key.generator()
+        prompt, who = g.integers(PROMPTS, size=count), g.integers(ANNOTATORS, size=count)
+        u = g.random((2, count))
+        sides = [
+            [int(np.searchsorted(c[p], x * c[p, -1], side="right")) for p, x in zip(prompt, side, strict=True)]
+            for c, side in ((self.cumulative[newer], u[0]), (self.cumulative[older], u[1]))
+        ]
+        gap = (self.whole[who, prompt, sides[0]] - self.whole[who, prompt, sides[1]]) / self.drawn["noise"]
+        return np.asarray(g.random(count) < 0.97 * expit(gap) + 0.03 * expit(-gap), dtype=float)
 
     def ask(self, key: Key) -> Any:
         """Annotators, one at random a comparison."""
@@ -98,8 +112,8 @@ def tabular_run(seed: int, *, honest: bool = False, samples: int = SAMPLES, **fi
             "kl_policy_ref_exact_nats": kl[step, prompt],
         }
     )  # fmt: skip
-    falls = bool((np.maximum.accumulate(means) - means > 1e-9).any())
-    return Tabular(drawn=d, gold=means, records=records, felt=np.stack([f[at] for f in felt], axis=1), honest=not falls)
+    about = np.stack([f[at] for f in felt], axis=1)
+    return Tabular(drawn=d, gold=means, records=records, felt=about, cumulative=np.cumsum(chances, axis=2), whole=felt)
 
 
 def _members(d: dict[str, Any], felt: Array, quality: Array, style: Array, key: Key) -> Array:
