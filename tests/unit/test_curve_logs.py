@@ -157,17 +157,18 @@ def test_lines_of_any_shape(tmp_path: Path) -> None:
         {"step": 1, "metrics": {"eval/acc": 0.25}},
         {"global_step": 2, "_step": 77, "reward": float("nan"), "kl": 3},
         {"reward": 5.0},
+        {"step": 1, "reward": 2.0},  # the run was resumed: what was logged later stays
     ]
     file.write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"step": 3, "rew')
     log = one(file)
     assert log.table.to_dict("index") == {
-        1: {"reward": 1.0, "nested/kl": 0.5, "eval/acc": 0.25, "kl": pytest.approx(np.nan, nan_ok=True)},
+        1: {"reward": 2.0, "nested/kl": 0.5, "eval/acc": 0.25, "kl": pytest.approx(np.nan, nan_ok=True)},
         2: {
             "reward": pytest.approx(np.nan, nan_ok=True), "nested/kl": pytest.approx(np.nan, nan_ok=True),
             "eval/acc": pytest.approx(np.nan, nan_ok=True), "kl": 3.0,
         },
     }  # fmt: skip
-    assert log.notes == ("the last line (5) is incomplete and was passed over", "1 rows without a step were passed over")
+    assert log.notes == ("the last line (6) is incomplete and was passed over", "1 rows without a step were passed over")
     _, naming = log.curves()
     assert naming.used == {"proxy": "reward", "evaluations.acc": "eval/acc", "kl_token_nats": "kl"}
     assert naming.unknown == ("nested/kl",)

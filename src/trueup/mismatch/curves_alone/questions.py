@@ -40,7 +40,7 @@ BEYOND: tuple[Beyond, ...] = (
     Beyond(
         "Which checkpoint to keep",
         "A point is the mean of one batch of training prompts, others at every step; checkpoints are compared on the same prompts.",
-        "records: `TrueupCallback` in the next run, or `trueup audit --policy` on the checkpoints of this one",
+        "records: TrueupCallback in the next run, or trueup audit --policy on the checkpoints of this one",
     ),
     Beyond(
         "Intervals over prompts",
@@ -50,7 +50,7 @@ BEYOND: tuple[Beyond, ...] = (
     Beyond(
         "Whether the reward model still orders the policy's replies",
         "Accuracy, calibration and bias of a reward model are properties of pairs.",
-        "labels or gold of pairs, or `trueup reward evaluate`",
+        "labels or gold of pairs, or trueup reward evaluate",
     ),
     Beyond("What the policy learned to write", "There is no text.", "records with response"),
     Beyond("Other seeds", "One log is one training run.", "several runs"),
