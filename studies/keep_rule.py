@@ -170,7 +170,7 @@ def outcome(cases: Sequence[Case], chosen: dict[str, float], settings: KeepRule)
         "last": last,
         "highest proxy": highest_proxy,
         **{name: (lambda c, r=rule, n=name: r(c, chosen[n])) for name, (rule, _) in GRIDS.items()},
-        **{f"{n} labels": (lambda c, n=n: labelled(c, settings.model_copy(update={"budget": n}))) for n in (0, 50, 100, 200)},
+        **{f"{n} labels": (lambda c, n=n: labelled(c, settings.model_copy(update={"budget": n}))) for n in (0, 50, 200)},
         "best": lambda c: int(c.gold.argmax()),
     }
     return {name: np.array([c.gold[rule(c)] - c.gold[0] for c in cases]) for name, rule in rules.items()}

@@ -25,7 +25,14 @@ from trueup.core.rng import Key
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     ROOT / name
-    for name in ("README.md", "docs/python.md", "CONTRIBUTING.md", "docs/tutorials/own_data.md", "docs/tutorials/reading_a_report.md")
+    for name in (
+        "README.md",
+        "docs/python.md",
+        "CONTRIBUTING.md",
+        "docs/deciding.md",
+        "docs/tutorials/own_data.md",
+        "docs/tutorials/reading_a_report.md",
+    )
 ]
 ALL = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "studies").glob("*.md")]
