@@ -133,18 +133,18 @@ def test_equal_texts_are_free_and_nobody_is_asked_twice() -> None:
 def test_recorded_labels_count_and_what_to_ask_next_is_said() -> None:
     frame, _ = world(5, 1.6)
     ask = annotators(frame, Key(9))
-    first = keep(frame, "x", KeepRule(budget=0), Key(0))
+    first = keep(frame, "x", KeepRule(budget=0, batch=10), Key(0))
     assert first is not None
     assert first.n_labels == 0
     assert len(first.wanted) == 10
     answers = {pair: ask(*pair) for pair in first.wanted}
     labels = {a: [{"annotator": "n", "other_sample_id": b, "preference": p}] for (a, b), p in answers.items()}
     written = frame.assign(labels=[labels.get(s, []) for s in frame["sample_id"]])
-    second = keep(written, "x", KeepRule(budget=0), Key(0))
+    second = keep(written, "x", KeepRule(budget=0, batch=10), Key(0))
     assert second is not None
     assert second.n_labels == len(labels)
     assert not {frozenset(p) for p in second.wanted} & {frozenset(p) for p in answers}
-    filed = keep(frame, "x", KeepRule(budget=10), Key(0), ask_file({(b, a): 1 - p for (a, b), p in answers.items()}))
+    filed = keep(frame, "x", KeepRule(budget=10, batch=10), Key(0), ask_file({(b, a): 1 - p for (a, b), p in answers.items()}))
     assert filed is not None
     assert {(x.first, x.second): x.preference for x in filed.bought} == answers
 

@@ -762,7 +762,29 @@ _CURVES = (
     ),
 )
 
+EPROCESS = "tests/by_hand/test_stats_eprocess.py"
+KEEP = "tests/by_hand/test_mismatch_keep.py"
+STOP = "tests/by_hand/test_mismatch_stop.py"
+ADVICE = "tests/by_hand/test_mismatch_actions.py"
+EARLY = "tests/unit/test_pipeline_early_stop.py"
+
+_DECISION = (
+    ("bets-on-what-is-seen", "stats/eprocess.py", "bets[..., 1:] = np.clip(wanted[..., :-1], 0, largest)", "bets = np.clip(wanted, 0, largest)", (EPROCESS,)),
+    ("e-bh-without-rank", "stats/eprocess.py", "ordered * alpha * np.arange(1, len(e) + 1) >= len(e)", "ordered * alpha >= len(e)", (EPROCESS,)),
+    ("all-capital-at-once", "stats/eprocess.py", "np.sum(betting, axis=0) / parts + idle", "np.sum(betting, axis=0)", (STOP,)),
+    ("covariate-speaks-for-checkpoint", "mismatch/keep_rule.py", "gap = values - panel.cells(values).mean()[panel.step]", "gap = values - np.nanmean(values)", (KEEP,)),
+    ("tie-is-bought", "mismatch/keep_rule.py", "if table.texts[pair[0]] == table.texts[pair[1]]:", "if table.texts[pair[0]] is None:", (KEEP,)),
+    ("law-without-correlation", "mismatch/utility.py", "law -= both *", "law += both *", (KEEP,)),
+    ("reply-serves-twice", "mismatch/stop_rule.py", "if b != best or later in used or earlier in used:", "if b != best:", (STOP,)),
+    ("best-never-moves", "mismatch/stop_rule.py", "best = newest if total > 0 else best", "best = 0", (STOP,)),
+    ("penalty-without-harm", "mismatch/actions.py", "if stop and kept_kl is not None", "if kept_kl is not None", (ADVICE,)),
+    ("stop-is-not-heard", "mismatch/decision.py", "decision = replace(decision, stop=True,", "decision = replace(decision, stop=decision.stop,", (ADVICE,)),
+    ("stop-is-forgotten", "pipeline/arm.py", "arm.stopped_at = stopped_at(context, arm.config.name, arm.config.early_stop, done)", "arm.stopped_at = None", (EARLY,)),
+    ("worse-side-wins", "pipeline/watching.py", "(1 if config.higher_is_better else -1)", "1", (EARLY,)),
+)  # fmt: skip
+
 _ALL = (
+    *_DECISION,
     *_PAGES,
     *_CURVES,
     *_AUDITS,

@@ -38,13 +38,13 @@ class KeepRule(Config):
 
     budget: int = Field(default=200, ge=0, le=1_000_000)
     """Comparisons to buy at most."""
-    batch: int = Field(default=10, ge=1)
+    batch: int = Field(default=20, ge=1)
     """Comparisons between two updates of the belief."""
-    draws: int = Field(default=400, ge=50)
+    draws: int = Field(default=200, ge=50)
     """Draws of the belief behind a choice of pairs and behind chances."""
     rivals: int = Field(default=4, ge=1)
     """Pairs of checkpoints that a batch is dealt out over: those that say most."""
-    covariates: tuple[str, ...] = ("proxy_current", "n_tokens", "disagreement")
+    covariates: tuple[str, ...] = ("proxy_current", "n_tokens", "disagreement", "logp_ref_nats")
     """Columns that may explain why one reply of a checkpoint is better than another; those that were not recorded are left out."""
     prior: UtilityPrior = UtilityPrior()
     """What is believed before any label."""
