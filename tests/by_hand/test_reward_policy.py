@@ -22,6 +22,7 @@ from trueup.mismatch.reward_policy.predicted_regret import PredictedRegret
 from trueup.mismatch.reward_policy.shift_by_kl import ShiftByKl
 from trueup.mismatch.reward_policy.signal import Signal
 from trueup.mismatch.reward_policy.tail_mismatch import TailMismatch
+from trueup.mismatch.verdict import MismatchSettings
 from trueup.stats.best_of_n import best_of_n, best_of_n_rows
 from trueup.stats.falls import fall_to_last
 
@@ -170,6 +171,18 @@ def test_a_best_reply_that_is_the_worst_alarms_at_once() -> None:
     assert found.estimate("shortfall_first").value is None
     assert found.verdict == "alarm"
     assert found.samples[0].endswith(":3")
+
+
+@pytest.mark.parametrize("column", ["proxy_fixed", "gold"])
+def test_what_never_differs_alarms_nowhere(column: str) -> None:
+    # sums of tenths differ by rounding; no such difference is a fall, a slope or a tail
+    values = {"gold": [0.1, 0.3, 0.7, 0.2], "proxy_fixed": [0.3, 0.1, 0.7, 0.9], column: [0.1] * 4}
+    records = frame([values] * 4).assign(logp_policy_nats=-5000.0, logp_ref_nats=-3.0, kl_policy_ref_exact_nats=1.0)
+    for module in (goodhart, tail_mismatch, predicted_regret, shift_by_kl, signal, coverage):
+        found = module.diagnose(records, "a", getattr(MismatchSettings(), module.NAME), Key(0))
+        assert found.verdict != "alarm", found.rule
+        numbers = [v for column in found.series.values() for v in column if isinstance(v, float)]
+        assert np.isfinite(numbers).all()
 
 
 X = [-1.5, -0.5, 0.5, 1.5]

@@ -23,6 +23,8 @@ from trueup.stats.falls import fall_to_last
 
 MIN_SHARE = 0.05
 """A fall smaller than this share of the gain before it hurts nobody."""
+ROUNDING = 1e-9
+"""Of the largest mean; differences within it are no fall."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,9 @@ def harm_of(panel: Panel, key: Key, *, min_share: float = MIN_SHARE, draws: int 
     if cells is None or len(panel.steps) < 2:
         return Harm(basis="nothing", fall=None, since=None, shown=False)
     values, units = cells.mean(), int(cells.prompts().min())
-    found = fall_to_last(values, cells.resampled(panel.weights(key / "harm", draws)), units)
+    found = fall_to_last(
+        values, cells.resampled(panel.weights(key / "harm", draws)), units, least=ROUNDING * float(np.nanmax(np.abs(values)))
+    )
     if found is None:
         return Harm(basis="nothing", fall=None, since=None, shown=False)
     gain = float(values[found.position] - values[0])

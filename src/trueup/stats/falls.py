@@ -32,7 +32,7 @@ class Fall:
         return self.low is not None and self.low > 0
 
 
-def fall_to_last(values: Array, draws: Array, units: int, level: float = LEVEL) -> Fall | None:
+def fall_to_last(values: Array, draws: Array, units: int, level: float = LEVEL, *, least: float = 0.0) -> Fall | None:
     """The surest fall from an earlier point of a curve to its last.
 
     Args:
@@ -40,6 +40,7 @@ def fall_to_last(values: Array, draws: Array, units: int, level: float = LEVEL) 
         draws: [R, S] the same of each resample.
         units: independent units behind them.
         level: joint coverage of the limits, so that a fall is claimed falsely in at most about (1 - level) / 2.
+        least: differences no larger are rounding, and count as 0.
 
     Returns:
         None where the last point, or all others, are unknown.
@@ -47,6 +48,7 @@ def fall_to_last(values: Array, draws: Array, units: int, level: float = LEVEL) 
     size = values[:-1] - values[-1]
     if not np.isfinite(size).any():
         return None
+    size = np.where(np.abs(size) <= least, 0.0, size)
     low, high = band(size, draws[:, :-1] - draws[:, -1:], units, level)
     best = int(np.nanargmax(low if np.isfinite(low).any() else size))
     limited = bool(np.isfinite(low[best]))

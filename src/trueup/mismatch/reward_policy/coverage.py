@@ -5,7 +5,7 @@
    the preference set and the first checkpoint.
 2. Density. Of n replies of the reference, 1 / E_policy[policy / reference] n speak for the policy (Kish's effective size of the
    importance weights; 1 where they are one). It is the mean over prompts of each one's own; as the largest ratios are the least likely
-   to be sampled, it is rather an upper bound, and means what it says for replies sampled at temperature 1.
+   to be sampled, it is rather an upper bound (1 at most), and means what it says for replies sampled at temperature 1.
 
 A policy that learns leaves the data; that alone hurts nobody. It alarms where the policy has also become worse.
 
@@ -173,7 +173,7 @@ def _effective(panel: Panel) -> Array | None:
     code = panel.step[known] * len(panel.prompts) + panel.prompt[known]
     starts = np.flatnonzero(np.r_[True, code[1:] != code[:-1]])
     for rows in np.split(known, starts[1:]):
-        found[rows[0]] = np.exp(np.log(len(rows)) - special.logsumexp(gap[rows]))
+        found[rows[0]] = np.exp(min(np.log(len(rows)) - special.logsumexp(gap[rows]), 0.0))
     return found
 
 

@@ -32,6 +32,7 @@ from pydantic import Field
 from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis, not_enough, shown
+from trueup.mismatch.harm import ROUNDING
 from trueup.mismatch.panel import METHOD, Panel, absent_columns, panel_of, plain
 from trueup.stats.bootstrap import DRAWS, Array, interval, make_estimate
 from trueup.stats.simultaneous import band
@@ -74,13 +75,14 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Goodhart, key: Key) -> D
         missing = "the arm has no test rows" if panel is None else "gold and a proxy of the same replies are needed"
         return not_enough("reward_policy", NAME, QUESTION, arm, missing)
     x, y = _within(panel, proxy, gold)
-    prompts = int((panel.cells(x).counts[:, -1] > 0).sum())
-    if prompts < settings.min_prompts or not np.nanstd(x[panel.step == 0]) > 0:
-        why = f"{prompts} prompts have two replies with gold and proxy at the last checkpoint, {settings.min_prompts} are needed"
-        return not_enough("reward_policy", NAME, QUESTION, arm, why if prompts < settings.min_prompts else "the proxy never differs")
+    prompts = int((panel.cells(x).counts[:, [0, -1]] > 0).sum(axis=0).min())
+    if prompts < settings.min_prompts or not (np.abs(np.nan_to_num(x[panel.step == 0])) > 0).any():
+        why = f"{prompts} prompts have two replies with gold and proxy at the first and last checkpoint, {settings.min_prompts} are needed"
+        same = "the proxy never differs within a prompt at the first checkpoint"
+        return not_enough("reward_policy", NAME, QUESTION, arm, why if prompts < settings.min_prompts else same)
     weights = panel.weights(key / "prompts", settings.draws)
     everywhere, top = _slopes(panel, x, y, weights), _slopes(panel, *_top(panel, x, y, settings.bins), weights, centre=True)
-    rescaled = (everywhere[0] / everywhere[0][0], everywhere[1] / everywhere[1][:, :1])
+    rescaled = _over(everywhere[0], everywhere[0][:1]), _over(everywhere[1], everywhere[1][:, :1])
     named = {"slope": (everywhere, "gold / proxy"), "slope_top": (top, "gold / proxy"), "slope_rescaled": (rescaled, "first slope")}
     limits = {name: interval(curve[1], prompts, LEVEL) for name, (curve, _) in named.items()}
     regimes = _regimes(limits)
@@ -115,7 +117,8 @@ def _within(panel: Panel, proxy: Array, gold: Array) -> tuple[Array, Array]:
     for values in (proxy, gold):
         cells = panel.cells(np.where(both, values, np.nan))
         mean = np.divide(cells.sums, cells.counts, out=np.full(cells.sums.shape, np.nan), where=cells.counts > 1)
-        found.append(np.where(both, values - mean[panel.prompt, panel.step], np.nan))
+        gap = np.where(both, values - mean[panel.prompt, panel.step], np.nan)
+        found.append(np.where(np.abs(gap) <= ROUNDING * np.abs(values[both]).max(initial=0.0), 0.0, gap))
     return found[0], found[1]
 
 
@@ -139,6 +142,10 @@ def _slopes(panel: Panel, x: Array, y: Array, weights: Array, *, centre: bool = 
         return np.divide(above, below, out=np.full(n.shape, np.nan), where=below > 1e-12 * np.maximum(sxx, 1e-300))
 
     return read(*(c.sum(axis=0) for c in columns)), read(*(weights @ c for c in columns))
+
+
+def _over(slopes: Array, first: Array) -> Array:
+    return np.divide(slopes, first, out=np.full(slopes.shape, np.nan), where=np.broadcast_to(first != 0, slopes.shape))
 
 
 def _reversal(everywhere: Curve, top: Curve, units: int, least: float) -> int | None:

@@ -28,6 +28,7 @@ from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis, not_enough, shown
 from trueup.mismatch.grids import grid, replies
+from trueup.mismatch.harm import ROUNDING
 from trueup.mismatch.pairs import policy_pairs
 from trueup.mismatch.panel import METHOD, Panel, absent_columns, curve_columns, panel_of
 from trueup.mismatch.reward_model.predicted_gain import MIN_COMPARISONS, pooled_gains
@@ -74,7 +75,7 @@ def diagnose(records: pd.DataFrame, arm: str, settings: PredictedRegret, key: Ke
         return _by_labels(panel, proxy, arm, settings, key)
     score, value = grid(panel, 0, (proxy, gold))
     kept = replies(score) >= settings.min_replies
-    if kept.sum() < settings.min_prompts or not np.nanstd(score[kept]) > 0:
+    if kept.sum() < settings.min_prompts or not np.nanmax(score[kept]) > np.nanmin(score[kept]):
         why = f"{kept.sum()} prompts have {settings.min_replies} replies with gold and proxy at the first checkpoint"
         return not_enough("reward_policy", NAME, QUESTION, arm, f"{why}; {settings.min_prompts}, and scores that differ, are needed")
     score, value = standardised(score[kept]), value[kept]
@@ -84,7 +85,11 @@ def diagnose(records: pd.DataFrame, arm: str, settings: PredictedRegret, key: Ke
     for beta in settings.betas:
         found = _swept(score, value, beta, weights, level)
         estimates += found
-        if found[0].high is not None and found[0].high < 0 and (found[3].value or 0) >= settings.min_effective:
+        if (
+            found[0].high is not None
+            and found[0].high < -ROUNDING * np.nanmax(np.abs(value))
+            and (found[3].value or 0) >= settings.min_effective
+        ):
             losing.append(beta)
     series, against = _realised(panel, score, value, np.flatnonzero(kept), weights)
     told = "; ".join(f"{beta:g}: {shown(e)}" for beta, e in zip(settings.betas, estimates[::4], strict=True))

@@ -29,7 +29,7 @@ from pydantic import Field
 from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis, not_enough, shown
-from trueup.mismatch.harm import harm_of
+from trueup.mismatch.harm import ROUNDING, harm_of
 from trueup.mismatch.panel import METHOD, Panel, absent_columns, curve_columns, panel_of
 from trueup.stats.bootstrap import DRAWS, Array, make_estimate
 from trueup.stats.estimate import Estimate
@@ -75,7 +75,8 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Signal, key: Key) -> Dia
         return not_enough("reward_policy", NAME, QUESTION, arm, "the arm has no test rows" if panel is None else "no proxy was recorded")
     variance = _variances(panel, score)
     prompts = int(np.isfinite(variance[:, 0]).sum())
-    if prompts < settings.min_prompts or not np.nanmean(variance[:, 0]) > 0:
+    least = ROUNDING * float(np.nanmax(np.abs(score)))
+    if prompts < settings.min_prompts or not np.nanmean(variance[:, 0]) > least**2:
         why = f"{prompts} prompts have two scored replies at the first checkpoint, {settings.min_prompts} are needed"
         return not_enough("reward_policy", NAME, QUESTION, arm, why if prompts < settings.min_prompts else "the score never differs")
     weights = panel.weights(key / "prompts", settings.draws)

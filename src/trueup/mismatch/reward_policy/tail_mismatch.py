@@ -33,7 +33,7 @@ from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis, not_enough, shown
 from trueup.mismatch.grids import grid, pair_hits, replies
-from trueup.mismatch.harm import harm_of
+from trueup.mismatch.harm import ROUNDING, harm_of
 from trueup.mismatch.panel import METHOD, Panel, curve_columns, panel_of, plain
 from trueup.stats.best_of_n import best_of_n_rows, correlation_from_accuracy, expected_maximum
 from trueup.stats.bootstrap import DRAWS, Array, cluster_weights, make_estimate
@@ -67,6 +67,8 @@ class _Tail:
     gain: tuple[Array, Array]
     promised: tuple[Array, Array]
     gaussian: tuple[Array, Array]
+    size: float
+    """Largest absolute gold."""
 
     def shortfall(self) -> Estimate:
         """Share of the promised gain that is missing at the largest n; absent where nothing is promised."""
@@ -80,7 +82,7 @@ class _Tail:
 
     def fall(self) -> Fall | None:
         """How far gold at the largest n is below its best at a smaller one."""
-        return fall_to_last(*self.gain, self.prompts)
+        return fall_to_last(*self.gain, self.prompts, least=ROUNDING * self.size)
 
 
 def diagnose(records: pd.DataFrame, arm: str, settings: TailMismatch, key: Key) -> Diagnosis:
@@ -151,6 +153,7 @@ def _tail(panel: Panel, step: int, proxy: Array, gold: Array, settings: TailMism
         gain=(whole[1], drawn[1]),
         promised=(whole[2], drawn[2]),
         gaussian=(whole[3], drawn[3]),
+        size=float(np.nanmax(np.abs(value))),
     )
 
 
@@ -200,7 +203,7 @@ def _series(panel: Panel, tails: list[_Tail | None]) -> dict[str, list[Any]]:
     return {
         "step": panel.steps.tolist(),
         "n": [t.ns[-1] if t is not None else None for t in tails],
-        "accuracy": [t.accuracy[0] if t is not None else None for t in tails],
+        "accuracy": plain(np.array([t.accuracy[0] if t is not None else np.nan for t in tails])),
         **curve_columns("gain", *top("gain"), known.prompts),
         "promised": plain(top("promised")[0]),
         "promised_gaussian": plain(top("gaussian")[0]),
