@@ -198,6 +198,17 @@ def test_a_judge_that_fails_later_costs_no_training(tmp_path: Path) -> None:
     assert frame(tmp_path / "run")["step"].unique().tolist() == [0]
 
 
+def test_a_checkpoint_put_back_is_not_the_last_policy(tmp_path: Path) -> None:
+    probe = TrueupCallback(tmp_path / "run", PROMPTS, count_w1, max_completion_length=4)
+    given = {"model": tiny_llama(13, 16, 1, 2, 32, key=Key(1)), "processing_class": tiny_tokenizer(WORDS)}
+    probe.on_train_begin(None, SimpleNamespace(is_world_process_zero=True, global_step=0), None, **given)
+    end = SimpleNamespace(is_world_process_zero=True, global_step=3)
+    probe.on_train_end(SimpleNamespace(load_best_model_at_end=True), end, None, **given)
+    assert frame(tmp_path / "run")["step"].unique().tolist() == [0]
+    probe.on_train_end(SimpleNamespace(load_best_model_at_end=False), end, None, **given)
+    assert frame(tmp_path / "run")["step"].unique().tolist() == [0, 3]
+
+
 def judged(count: int = 2) -> Judged:
     prompts = [Prompt(id="a", text="one"), Prompt(id="b", text=({"role": "user", "content": "two"},))]
     return Judged(

@@ -133,8 +133,9 @@ class TrueupCallback(TrainerCallback):
             self._seen(state, given["model"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Measure the last policy."""
-        self._seen(state, given["model"])
+        """Measure the last policy; not where the trainer has put back an earlier one, which would pass for the last."""
+        if not args.load_best_model_at_end:
+            self._seen(state, given["model"])
 
     def _seen(self, state: Any, model: Any) -> None:
         """Measure once a step. What fails now must not cost a training that has run for hours: it is warned of."""
