@@ -667,7 +667,7 @@ _HEADLINES = (
 _AUDITS = (
     ("labels-of-another-checkpoint", "store/foreign_labels.py", "iter([*together, *pairs])", "iter(pairs)", (AUDITED,)),
     ("infinite-rewards-read", "store/foreign_types.py", '_refuse(pc.is_inf(numbers), numbers, "must be finite", file, name)', "pass", (AUDITED,)),
-    ("prompt-ids-read-as-numbers", "store/foreign_files.py", "flat = {n: t if not pa.types.is_nested(t)", "flat = {n: t if not pa.types.is_string(t)", (AUDITED,)),
+    ("texts-become-dates", "store/foreign_files.py", "explicit_schema=pa.schema(texts)) if texts else None", "explicit_schema=pa.schema(texts)) if not texts else None", (AUDITED,)),
     ("any-score-is-the-proxy", "store/foreign.py", '("proxy_fixed", "proxy", "reward", "score")', '("proxy_fixed", "proxy", "reward", "kl")', (AUDITED,)),
     ("panels-of-another-frame", "mismatch/panel.py", "if found is None or found[0] is not records:", "if found is None:", (MANY,)),
     ("neighbours-are-the-drawn-pairs", "mismatch/pairs.py", "order = np.arange(n) if few else", "order = np.arange(n) if True else", (MANY,)),

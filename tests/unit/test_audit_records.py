@@ -92,6 +92,11 @@ def test_absent_is_absent(tmp_path: Path) -> None:
     rows = flatten(read_foreign([tmp_path / "b.jsonl"]).table)
     assert rows["prompt"].tolist() == ["2020-01-01", "x"]
     assert rows["proxy_fixed"].isna().tolist() == [True, False]
+    (tmp_path / "d.jsonl").write_text('{"step": 1, "prompt": "2020-01-01", "response": "2020-01-02 03:04:05"}\n')
+    assert flatten(read_foreign([tmp_path / "d.jsonl"]).table).loc[0, ["prompt", "response"]].tolist() == [
+        "2020-01-01",
+        "2020-01-02 03:04:05",
+    ]
     # pandas writes its index as a first column without a name
     (tmp_path / "c.csv").write_text(',step,prompt_id,response\n0,3,007,"two\nlines"\n')
     rows = flatten(read_foreign([tmp_path / "c.csv"]).table)

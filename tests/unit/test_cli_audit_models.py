@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import trueup
 from tests_support import tiny_policy, tiny_reward
 from trueup.cli.main import invoke
 from trueup.core.errors import UserError
@@ -194,3 +195,15 @@ def test_equal_prompts_in_two_chunks_get_other_replies(models: Path, tmp_path: P
     rows = frame(tmp_path / "out")
     replies = [tuple(rows[(rows["step"] == 0) & (rows["prompt_id"] == f"p{i}")]["response"]) for i in range(4)]
     assert len(set(replies)) == 4
+
+
+def test_the_same_from_python(models: Path, tmp_path: Path) -> None:
+    config = {
+        "policies": [str(models / "checkpoint-20")], "reference": str(models / "reference"), "reward_models": [str(models / "rm")],
+        "preferences": str(models / "pairs.jsonl"), "prompts": str(models / "prompts.jsonl"), "samples_per_prompt": 3,
+        "max_completion_length": 6, "prompts_at_once": 2,
+    }  # fmt: skip
+    found = trueup.audit_models(config, tmp_path / "python")
+    assert found.html.is_file()
+    assert invoke(words(models, tmp_path / "command")) == 0
+    assert frame(found.folder).equals(frame(tmp_path / "command"))
