@@ -69,7 +69,8 @@ def isolate(seed: int, part: str, out: Path, steps: int) -> dict[str, Any]:
         write_text(folder / "isolate.yaml", yaml.safe_dump(values, sort_keys=False))
         command = [sys.executable, "-c", START, "isolate", str(folder / "isolate.yaml"), "--out", str(folder), "--resume", "--quiet"]
         with (folder / "log.txt").open("a") as log:
-            subprocess.run(command, check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            shared = {"OMP_NUM_THREADS": "1", "TRUEUP_CACHE": str(out / "cache")}
+            subprocess.run(command, check=True, stdout=log, stderr=log, env={**os.environ, **shared})
     found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))["shapley"][0]
     return {
         "seed": seed, "part": PARTS[part], "total": found["total"]["value"], "share": found["shares"][PARTS[part]]["value"],
