@@ -640,7 +640,7 @@ _EXPLOITS = (
     ("exploits-need-not-grow", "mismatch/exploit_candidates.py", "values = [grew * sure] if gold is None", "values = [sure] if gold is None", (EXPLOITS,)),
     ("deviations-from-no-mean", "mismatch/exploit_candidates.py", "centred: Array = table - (sums", "centred: Array = table - 0 * (sums", (EXPLOITS,)),
     ("earned-phrases-are-accused", "mismatch/reward_policy/exploits.py", "promised + t.cost.value <= settings.max_return * max(promised, 0.0)", "promised > 0", (EXPLOITS,)),
-    ("the-cost-is-not-asked", "mismatch/exploit_tests.py", "_tail(here, place, -1.0) if here is not None else 1.0", "0.0", (EXPLOITS,)),
+    ("the-cost-is-not-asked", "mismatch/exploit_tests.py", "tails.append(_tail(here, place, -1.0, compared) if here is not None else 1.0)", "tails.append(0.0)", (EXPLOITS,)),
 )  # fmt: skip
 
 _PAGES = (
