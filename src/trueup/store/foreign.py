@@ -101,7 +101,7 @@ def read_foreign(paths: Sequence[str | Path], columns: Mapping[str, str] | None 
         read |= {ours: theirs for ours, theirs in chosen.items() if ours not in read}
         ignored |= dict.fromkeys(n for n in names if n not in chosen.values())
         if len(table):
-            tables.append(_records(table, chosen, found, before=sum(map(len, tables))))
+            tables.append(_records(table, chosen, found, before=sum(len(t) for t in tables)))
     _check_given(given, seen)
     if not tables:
         raise UserError("holds no rows.", where=", ".join(map(str, files)))

@@ -124,12 +124,12 @@ def _comparison(row: Mapping[str, Any], sides: tuple[str, str], file: ForeignFil
             where=f"{file.place(number)}, column 'preference'",
         )
     by_id = sides[0] == "sample_id_a"
-    prompt, name = row.get("prompt"), row.get("prompt_id")
-    if not by_id and prompt is None and name is None:
+    prompt, known = row.get("prompt"), row.get("prompt_id")
+    if not by_id and prompt is None and known is None:
         raise UserError("is empty; the two replies answer one prompt.", where=f"{file.place(number)}, column 'prompt'")
     pair = (values[0], values[1])
     return Comparison(
-        ids=pair if by_id else None, prompt=None if prompt is None else str(prompt), prompt_id=None if name is None else str(name),
+        ids=pair if by_id else None, prompt=None if prompt is None else str(prompt), prompt_id=None if known is None else str(known),
         texts=None if by_id else pair, preference=_PREFERENCES[told], annotator=str(row.get("annotator") or "annotator"),
         scores=_both(row, "score"), golds=_both(row, "gold"),
     )  # fmt: skip
