@@ -92,7 +92,8 @@ def read_foreign(paths: Sequence[str | Path], columns: Mapping[str, str] | None 
     """
     given = {_ours(name): theirs for name, theirs in (columns or {}).items()}
     files = [file for path in paths for file in (record_files(path) if Path(path).is_dir() else [Path(path)])]
-    tables, read, ignored, seen = [], dict[str, str](), dict[str, None](), set[str]()
+    tables: list[pa.Table] = []
+    read, ignored, seen = dict[str, str](), dict[str, None](), set[str]()
     for file in files:
         found = ForeignFile(file)
         table, names = found.read(lambda name: _type(name, given))
