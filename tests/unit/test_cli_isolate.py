@@ -76,6 +76,19 @@ def test_a_world_that_changes_more_is_refused_before_training(tmp_path: Path, ca
 
 
 @pytest.mark.parametrize(
+    ("reading", "said"),
+    [({"prompts": "xyzzy"}, "no test prompt matches 'xyzzy'"), ({"column": "evaluations.task_corect"}, "Did you mean 'task_correct'")],
+)
+def test_an_evaluation_that_reads_nothing_is_refused_before_training(
+    reading: dict[str, str], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"run": BASE, "evaluations": [{"name": "x", **reading}]}))
+    assert main.invoke(["isolate", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out"), "--quiet"]) == 2
+    assert said in " ".join(capfd.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({}, "needs alternatives"),

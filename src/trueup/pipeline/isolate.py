@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trueup.core.errors import UserError
+from trueup.core.errors import UserError, did_you_mean
 from trueup.core.rng import Key
+from trueup.data.rows import Reply
 from trueup.mismatch.isolation import BASELINE, Cell, Ends, Isolation, Reading, ends_of, isolate
 from trueup.mismatch.panel import numbers
 from trueup.pipeline.config import RunConfig
@@ -55,6 +57,7 @@ def run_isolation(
     base = base or Path.cwd()
     runs = config.runs()
     _check_worlds(runs, base)
+    _check_readings(config, base)
     for folder, run in runs.items():
         execute(run, out / folder, resume=resume and (out / folder).exists(), base=base, on_event=on_event)
     records = {folder: frame(out / folder / "records") for folder in runs}
@@ -96,6 +99,22 @@ def _check_worlds(runs: dict[str, RunConfig], base: Path) -> None:
                 "pairs are made of.",
                 where=f"reward model {folder.removeprefix(MAIN + '-')}",
             )
+
+
+def _check_readings(config: IsolateConfig, base: Path) -> None:
+    """Before anything is trained: every evaluation must find prompts, and a column that the world gives."""
+    assert config.run.world is not None
+    world = config.run.world.build(config.run.seed, base)
+    prompts = world.prompts("test")
+    given = set(world.evaluations(prompts, [Reply(text="")] * len(prompts)))
+    for name, reading in config.readings().items():
+        where = f"evaluation {name}"
+        if reading.prompts is not None and not any(re.search(reading.prompts, str(p.text)) for p in prompts):
+            raise UserError(f"no test prompt matches '{reading.prompts}'. They look like '{prompts[0].text}'.", where=where)
+        wanted = reading.column.removeprefix("evaluations.")
+        if reading.column.startswith("evaluations.") and wanted not in given:
+            known = ", ".join(sorted(given))
+            raise UserError(f"the world gives no evaluation '{wanted}'.{did_you_mean(wanted, given)} Known: {known}.", where=where)
 
 
 def _seen(world: World) -> Any:
