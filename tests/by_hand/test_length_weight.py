@@ -9,15 +9,18 @@ from trueup.core.rng import Key
 from trueup.mismatch.reward_evaluation.length import Length, diagnose
 
 
-@pytest.mark.parametrize(("price", "slope", "verdict"), [(0.5, 0.5 / 1.25**0.5, "alarm"), (0.05, 0.05 / 1.0025**0.5, "quiet")])
-def test_a_sure_preference_must_also_move_the_score(price: float, slope: float, verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("price", "slope", "fall", "verdict"),
+    [(0.5, 0.5 / 1.25**0.5, 3.0, "alarm"), (0.05, 0.05 / 1.0025**0.5, 3.0, "quiet"), (0.5, 0.5 / 1.25**0.5, 0.0, "quiet")],
+)
+def test_a_sure_preference_must_also_move_the_score_and_do_harm(price: float, slope: float, fall: float, verdict: str) -> None:
     # length and gold are +-1 in all four ways for each prompt, so they are orthogonal. Score = gold + price x length has deviation
     # sqrt(1 + price^2), and its standardised coefficient on length at equal gold is price over that; nothing else moves it, so the
-    # partial correlation is 1 for any price.
+    # partial correlation is 1 for any price. By step 10 gold fell by 3 (a little more for every second prompt): without harm, no alarm.
     rows = [
         {
             "arm": "a", "split": "test", "step": step, "prompt_id": f"p{p:02d}", "sample_id": f"{step}:{p}:{k}", "response": "x",
-            "n_tokens": 10 + length, "gold": gold, "proxy_fixed": gold + price * length,
+            "n_tokens": 10 + length, "gold": gold - fall * (step > 0) * (1 + 0.1 * (p % 2)), "proxy_fixed": gold + price * length,
         }
         for step in (0, 10) for p in range(20) for k, (gold, length) in enumerate([(-1, -1), (-1, 1), (1, -1), (1, 1)])
     ]  # fmt: skip

@@ -12,7 +12,7 @@ from trueup.core.rng import Key
 from trueup.mismatch import pairs as module
 from trueup.mismatch.pairs import Pairs, disjoint, policy_pairs
 from trueup.mismatch.panel import keeping, panel_of
-from trueup.mismatch.verdict import READS_TEXTS, diagnose_all
+from trueup.mismatch.verdict import DIAGNOSES, diagnose_all
 
 
 def frame(prompts: int, samples: int, steps: int = 2) -> pd.DataFrame:
@@ -109,6 +109,8 @@ def test_absent_texts_are_not_replies_without_words() -> None:
     records["gold"] = Key(2).generator().normal(size=len(records))
     found, _ = diagnose_all(records, ["a"], Key(0))
     answers = {d.name: d for d in found}
-    for name in READS_TEXTS:
+    reading = [m.NAME for m in DIAGNOSES if getattr(m, "READS_TEXTS", False)]
+    assert {"exploits", "style", "length", "coverage", "diversity"} <= {*reading, "length"}
+    for name in (*reading, "length"):
         assert answers[name].verdict == "not enough data"
         assert "no reply has a text" in answers[name].rule

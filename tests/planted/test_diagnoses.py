@@ -85,7 +85,8 @@ def test_calibration(plant: Plant, planted: bool) -> None:
         (NONE, False),
         (replace(NONE, gold_likes_length=0.5, length_growth=20.0), False),  # long because long is good
         (replace(NONE, gold_likes_length=-0.5), False),  # a noisy score of a gold that dislikes length
-        (replace(NONE, length_bias=0.4), True),
+        (replace(NONE, length_bias=0.4), False),  # it costs nothing
+        (replace(NONE, length_bias=0.4, gold_drop=0.8), True),
     ],
 )
 def test_length(plant: Plant, planted: bool) -> None:

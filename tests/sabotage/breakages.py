@@ -671,7 +671,7 @@ _AUDITS = (
     ("any-score-is-the-proxy", "store/foreign.py", '("proxy_fixed", "proxy", "reward", "score")', '("proxy_fixed", "proxy", "reward", "kl")', (AUDITED,)),
     ("panels-of-another-frame", "mismatch/panel.py", "if found is None or found[0] is not records:", "if found is None:", (MANY,)),
     ("neighbours-are-the-drawn-pairs", "mismatch/pairs.py", "order = np.arange(n) if few else", "order = np.arange(n) if True else", (MANY,)),
-    ("absent-texts-are-read", "mismatch/verdict.py", "module.NAME in READS_TEXTS and not", "module.NAME in () and not", (MANY,)),
+    ("absent-texts-are-read", "mismatch/verdict.py", 'getattr(module, "READS_TEXTS", False) and not', "False and not", (MANY,)),
     ("falls-looked-for-everywhere", "mismatch/policy_evaluation/checkpoint_evaluations.py", "(1 - settings.level) / max(looked, 1)", "(1 - settings.level)", (CHECKPOINTS,)),
     ("scaled-on-all-replies", "pipeline/audit.py", "start = [r for r in rows if r.step == 0]", "start = list(rows)", (AUDITED_MODELS,)),
     ("chunks-sampled-alike", "pipeline/audit.py", 'Key(job.config.seed) / "samples" / start', 'Key(job.config.seed) / "samples"', (AUDITED_MODELS,)),

@@ -87,10 +87,8 @@ def coefficients(rows: StyleRows, weights: Array) -> dict[str, tuple[Array, Arra
     total, resampled = flat.sum(axis=0).reshape(size + 2, size + 2), (weights @ flat).reshape(-1, size + 2, size + 2)
 
     def solved(tables: Array, predictors: NDArray[np.int64], outcome: int) -> Array:
-        ridge = RIDGE * len(full) * np.eye(len(predictors))
-        left = tables[..., predictors[:, None], predictors] + ridge
-        solution: Array = np.linalg.solve(left, tables[..., predictors, outcome][..., None])[..., 0]
-        return solution
+        left = tables[..., predictors[:, None], predictors] + RIDGE * len(full) * np.eye(len(predictors))
+        return np.asarray(np.linalg.solve(left, tables[..., predictors, outcome][..., None])[..., 0], dtype=np.float64)
 
     length = [rows.names.index(LENGTH)] if LENGTH in rows.names else []
     out: dict[str, tuple[list[Array], list[Array]]] = {"pays": ([], []), "worth": ([], [])}

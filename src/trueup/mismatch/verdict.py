@@ -89,10 +89,8 @@ DIAGNOSES: tuple[ModuleType, ...] = (
     positions,
     sensitivity,
 )
-"""Asked of every arm, in the order of the report. Each has ``NAME``, ``QUESTION`` and ``diagnose(records, arm, settings, key)``."""
-
-READS_TEXTS = frozenset({"coverage", "diversity", "exploits", "length", "style"})
-"""Diagnoses of the replies' texts: not asked where no reply of an arm has one (lengths, where they are not counted either)."""
+"""Asked of every arm, in the order of the report. Each has ``NAME``, ``QUESTION`` and ``diagnose(records, arm, settings, key)``; where
+it also has ``READS_TEXTS``, it is not asked of an arm whose replies have no texts."""
 
 
 class MismatchSettings(Config):
@@ -161,7 +159,7 @@ def diagnose_all(
 
 def _asked(module: ModuleType, records: pd.DataFrame, arm: str, settings: MismatchSettings, key: Key) -> Diagnosis:
     """The answer of one diagnosis; absent texts are stored as empty ones, and must not be taken for replies without words."""
-    if module.NAME in READS_TEXTS and not _has_texts(records, arm) and not (module.NAME == "length" and _has(records, arm, "n_tokens")):
+    if getattr(module, "READS_TEXTS", False) and not _has_texts(records, arm):
         link: Link = next(one for one in get_args(Link) if one in module.__name__.split("."))
         return not_enough(link, module.NAME, module.QUESTION, arm, "no reply has a text")
     answer: Diagnosis = module.diagnose(records, arm, getattr(settings, module.NAME), key / arm / module.NAME)

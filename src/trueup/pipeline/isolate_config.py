@@ -113,7 +113,7 @@ class IsolateConfig(Config):
             raise ValueError("'run' needs a world and a policy stage")
         if len(self.run.arms) != 1:
             raise ValueError(f"'run' needs one arm, the baseline; got {len(self.run.arms)}")
-        names = [a.name for a in (*self.reward_models, *self.optimizers, *self.evaluations)]
+        names = [*(a.name for a in self.reward_models), *(a.name for a in self.optimizers), *(a.name for a in self.evaluations)]
         if not names:
             raise ValueError("needs alternatives: reward_models, optimizers or evaluations")
         if len(set(names)) < len(names) or {BASELINE, "offline"} & set(names):

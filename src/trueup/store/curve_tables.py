@@ -38,7 +38,7 @@ def csv_rows(path: Path, steps: Sequence[str]) -> dict[str, list[tuple[str, Mapp
     if "value" in low:
         named = next((low[n] for n in _NAMES if n in low), None)
         tag = path.stem.split("tag-")[-1]
-        long = [
+        long: list[tuple[str, Mapping[str, Any]]] = [
             (place, {step: _value(row[step], place, step), (row[named] if named else tag): _value(row[low["value"]], place, low["value"])})
             for place, row in cells
         ]

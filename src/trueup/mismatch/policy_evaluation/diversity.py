@@ -38,6 +38,7 @@ from trueup.stats.estimate import Estimate
 
 NAME = "diversity"
 QUESTION = "Did the policy collapse onto a few replies?"
+READS_TEXTS = True
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 NGRAMS = (1, 2, 3, 4, 5)

@@ -20,6 +20,7 @@ from pydantic import Field
 from trueup.core.config import Config
 from trueup.core.rng import Key
 from trueup.mismatch.diagnosis import Diagnosis, not_enough, shown
+from trueup.mismatch.harm import harm_of
 from trueup.mismatch.pairs import Pairs, correct, policy_pairs
 from trueup.mismatch.panel import METHOD, Panel, curve_columns, panel_of
 from trueup.stats.bootstrap import DRAWS, Array, make_estimate, mean_estimate
@@ -60,8 +61,8 @@ class _Within:
 def diagnose(records: pd.DataFrame, arm: str, settings: Length, key: Key) -> Diagnosis:
     """Length preference of the score and growth of the replies.
 
-    Alarm, with gold: the partial correlation of score and length given gold has an interval above 0. Without gold: replies grew, and
-    length explains part of the score's rise.
+    Alarm, with gold: the partial correlation of score and length given gold has an interval above 0, and gold has fallen. Without gold:
+    replies grew, and length explains part of the score's rise.
 
     Args:
         records: flat frame of sample records.
@@ -75,6 +76,8 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Length, key: Key) -> Dia
     if panel is None or pairs is None or proxy is None or len(np.unique(pairs.prompts())) < settings.min_prompts:
         why = f"scores of two replies a checkpoint to at least {settings.min_prompts} prompts are needed"
         return not_enough("reward_evaluation", NAME, QUESTION, arm, why)
+    if panel.column("n_tokens") is None and not (panel.rows["response"].fillna("") != "").any():
+        return not_enough("reward_evaluation", NAME, QUESTION, arm, "no reply has a text or a count of tokens")
     length, unit = _lengths(panel)
     score, gold = panel.column(proxy), panel.column("gold")
     assert score is not None
@@ -83,7 +86,8 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Length, key: Key) -> Dia
     within = _within(panel, {"score": score, "length": length, **({"gold": gold} if gold is not None else {})})
     found = _preferences(pairs, within, weights, score, length, gold, key, settings.draws)
     found += _growth(panel, length, unit, weights)
-    alarm, rule = _judge({e.name: e for e in found}, settings, proxy, unit)
+    shown, rule = _judge({e.name: e for e in found}, settings, proxy, unit)
+    harm = harm_of(panel, key, draws=settings.draws)
     lengths = panel.cells(length)
     curve = [[_pearson(within.totals(w, s), "score", "length") for s in range(len(panel.steps))] for w in (None, weights)]
     return Diagnosis(
@@ -91,8 +95,8 @@ def diagnose(records: pd.DataFrame, arm: str, settings: Length, key: Key) -> Dia
         name=NAME,
         question=QUESTION,
         arm=arm,
-        verdict="alarm" if alarm else "quiet",
-        rule=rule,
+        verdict="alarm" if shown and not harm.refuted else "quiet",
+        rule=f"{rule} No alarm where nothing recorded as true has fallen. {harm.said()}",
         estimates=tuple(found),
         series={
             "step": panel.steps.tolist(),

@@ -42,6 +42,7 @@ from trueup.stats.simultaneous import band
 
 NAME = "style"
 QUESTION = "Which style does the proxy pay for beyond the truth, and did the policy take it up at a price?"
+READS_TEXTS = True
 
 KINDS = ("pays", "worth", "growth")
 

@@ -38,6 +38,7 @@ from trueup.stats.bootstrap import DRAWS, Array, make_estimate
 
 NAME = "coverage"
 QUESTION = "Does the policy still write what the reward model was shown?"
+READS_TEXTS = True
 HASHED = 2**16
 """Places that words and pairs of words are hashed to."""
 ROUNDING = 1e-9
