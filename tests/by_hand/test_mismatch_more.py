@@ -78,16 +78,18 @@ def test_a_certain_fall_alarms_and_a_small_one_does_not() -> None:
     assert both.verdict == "quiet"  # the proxy fell likewise
 
 
-def test_the_kept_checkpoint_is_worth_what_the_other_half_says() -> None:
+def test_chosen_checkpoints_are_worth_what_the_other_half_says() -> None:
     key = Key(4)
     panel = panel_of(records({p: [0, 0, 0] for p in PROMPTS}, [0, 1, 2]), "a")
     assert panel is not None
     choosing, _ = panel.halves(key / "halves")
-    # the choosing half peaks at step 10 (gold 2); there the other half gained 1, and lost 1/4 of it after
-    gold = {p: [0, 2, 0] if choosing[i] else [0, 1, 0.75] for i, p in enumerate(panel.prompts)}
+    # One half peaks at step 10 (gold 2, then 0), the other at step 20 (gold 1, then 1.5); over all prompts step 10 gained 1.5 and step
+    # 20 0.75. At step 10, which the first half chooses, the other gained 1 and lies 0.5 below its last; at step 20, which the other
+    # chooses, the first half gained 0 and lies 0 above its last: on average 0.5 and -0.25.
+    gold = {p: [0, 2, 0] if choosing[i] else [0, 1, 1.5] for i, p in enumerate(panel.prompts)}
     found = decide(records(gold, [0, 1, 2]), "a", [], VerdictSettings(), Tracking(), key)
-    assert (found.keep_step, found.basis, found.stop) == (10, "gold", True)
-    assert [(e.name, e.value) for e in found.evidence] == [("gain_of_kept", 1.0), ("loss_after_kept", 0.25)]
+    assert (found.keep_step, found.basis, found.stop) == (10, "gold", False)
+    assert [(e.name, e.value) for e in found.evidence] == [("gain_of_kept", 0.5), ("loss_after_kept", -0.25)]
     # where no later checkpoint gained, the first one is kept
     worse = decide(records({p: [0, -1, -0.5] for p in PROMPTS}, [0, 1, 2]), "a", [], VerdictSettings(), Tracking(), key)
     assert (worse.keep_step, worse.stop) == (0, True)

@@ -318,7 +318,7 @@ _STAGES = (
     ("trigger-forgets-the-last-refit", "realign/trigger.py", "kl_nats - kl_at_last_refit_nats >=", "kl_nats >=", (REALIGN,)),
     ("learning-rate-never-changes", "loop/train.py", 'group["lr"] = learning_rate_at(config, index, steps)', 'group["lr"] = config.learning_rate', (LOOP,)),
     ("annotators-prefer-the-worse", "sandbox/desk/annotators.py", "math.tanh(felt", "math.tanh(-felt", ("tests/unit/test_sandbox_helpdesk.py",)),
-    ("choice-judged-on-the-choosing-half", "mismatch/decision.py", "_worth(parts, report,", "_worth(parts, choose,", (TRACKING,)),
+    ("choice-judged-on-the-choosing-half", "mismatch/decision.py", "enumerate((halves, halves[::-1]))", "enumerate(((h, h) for h in halves))", (TRACKING,)),
 )  # fmt: skip
 
 _RESUME = (

@@ -1,10 +1,11 @@
 """What to do: which checkpoint to keep, and whether to stop. Never decided by the proxy alone.
 
-The checkpoint is chosen on one half of the prompts by the lower confidence limit of what it gained over the first one, and what that
-choice is worth is reported from the other half. What counts as gain is gold where it is known, else the evaluations whose better side
-is known, else labels that compare checkpoints with the first one; where there is none of these, the first checkpoint is kept, since
-nothing but the proxy speaks for any other. Labels between other checkpoints than the first are read by `keep_rule`, and comparisons of
-each checkpoint with the best one before it may stop a run by `stop_rule`. What to do next is said by `actions`.
+The checkpoint kept is the one that gained most among those that are shown to have gained over the first one. What so chosen checkpoints
+are worth is told by prompts that did not choose: each half of them chooses for the other, and both are averaged. What counts as gain is
+gold where it is known, else the evaluations whose better side is known, else labels that compare checkpoints with the first one; where
+there is none of these, the first checkpoint is kept, since nothing but the proxy speaks for any other. Labels between other checkpoints
+than the first are read by `keep_rule`, and comparisons of each checkpoint with the best one before it may stop a run by `stop_rule`.
+What to do next is said by `actions`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class VerdictSettings(Config):
     """How the checkpoint to keep is chosen."""
 
     level: float = Field(default=0.9, gt=0, lt=1)
-    """Coverage of the two-sided interval whose lower limit chooses the checkpoint."""
+    """Coverage of the two-sided interval whose lower limit must be above 0 for a checkpoint to have gained."""
     min_prompts: int = Field(default=10, ge=4)
     """With fewer prompts no evidence is weighed."""
     draws: int = Field(default=DRAWS, ge=100)
@@ -123,18 +124,17 @@ def _decided(panel: Panel, alarms: Sequence[str], labels: Kept | None, settings:
         )
         why = f"Keep step {first}: {missing}, and the proxy alone never decides.{_named(alarms)}"
         return Decision(keep_step=first, stop="over_optimisation" in alarms, why=why, basis="nothing but the proxy")
-    choose, report = panel.halves(key / "halves")
-    kept = _choose(parts, choose, settings, key / "choose")
-    gain, loss = _worth(parts, report, kept, settings, key / "report", "score" if basis == "gold" else basis)
+    kept = _choose(parts, np.ones(len(panel.prompts), dtype=bool), settings, key / "choose")
+    gain, loss = _worth(parts, panel.halves(key / "halves"), settings, key / "report", "score" if basis == "gold" else basis)
     fallen = loss.low is not None and loss.low > 0
     keep_step = int(panel.steps[kept])
     chosen = (
-        f"the highest lower {settings.level:.0%} limit of the gain in {basis} on one half of the prompts; on the other half it "
-        f"gained {shown(gain)} over step {first}"
+        f"it gained most in {basis} of those whose {settings.level:.0%} interval of the gain over step {first} lies above 0; on prompts "
+        f"that did not choose, so chosen checkpoints gained {shown(gain)}"
         if kept
-        else f"no later checkpoint is shown to gain in {basis} on one half of the prompts"
+        else f"no later checkpoint is shown to gain in {basis}"
     )
-    why = f"Keep step {keep_step} of {last}: {chosen}. From there to the last checkpoint {basis} fell by {shown(loss)}.{_named(alarms)}"
+    why = f"Keep step {keep_step} of {last}: {chosen}, and lay {shown(loss)} above the last one.{_named(alarms)}"
     return Decision(keep_step=keep_step, stop=fallen or "over_optimisation" in alarms, why=why, basis=basis, evidence=(gain, loss))
 
 
@@ -206,22 +206,31 @@ def _half_weights(half: NDArray[np.bool_], draws: int, key: Key) -> Array:
 
 
 def _choose(parts: Sequence[_Part], half: NDArray[np.bool_], settings: VerdictSettings, key: Key) -> int:
-    """Position of the checkpoint with the highest lower limit; the first one, whose gain is 0 by definition, unless one is above 0."""
-    _, draws = _gains(parts, half, _half_weights(half, settings.draws, key))
+    """Position of the checkpoint that gained most of those shown to have gained; the first one where there are none."""
+    values, draws = _gains(parts, half, _half_weights(half, settings.draws, key))
     low, _ = interval(draws, int(half.sum()), settings.level)
-    low[0] = 0.0
-    return int(np.nanargmax(low))
+    gained = np.where(low > 0, values, -np.inf)
+    gained[0] = 0.0
+    return int(np.argmax(gained))
 
 
 def _worth(
-    parts: Sequence[_Part], half: NDArray[np.bool_], kept: int, settings: VerdictSettings, key: Key, unit: str
+    parts: Sequence[_Part], halves: Sequence[NDArray[np.bool_]], settings: VerdictSettings, key: Key, unit: str
 ) -> tuple[Estimate, Estimate]:
-    values, draws = _gains(parts, half, _half_weights(half, settings.draws, key))
-    n = int(half.sum())
+    """Gain over the first checkpoint and height above the last one, of what each half chose, measured on the other; averaged."""
+    values, draws = [], []
+    for i, (choosing, judging) in enumerate((halves, halves[::-1])):
+        kept = _choose(parts, choosing, settings, key / "choose" / i)
+        level, resampled = _gains(parts, judging, _half_weights(judging, settings.draws, key / "judge" / i))
+        values.append((level[kept], level[kept] - level[-1]))
+        draws.append((resampled[:, kept], resampled[:, kept] - resampled[:, -1]))
+    n = sum(int(half.sum()) for half in halves)
     method = f"{METHOD}, on prompts that did not choose"
-    gain = make_estimate("gain_of_kept", float(values[kept]), draws[:, kept], n, unit, method=method)
-    loss = make_estimate("loss_after_kept", float(values[kept] - values[-1]), draws[:, kept] - draws[:, -1], n, unit, method=method)
-    return gain, loss
+    (gain, loss), (gains, losses) = np.mean(values, axis=0), np.mean(draws, axis=0)
+    return (
+        make_estimate("gain_of_kept", float(gain), gains, n, unit, method=method),
+        make_estimate("loss_after_kept", float(loss), losses, n, unit, method=method),
+    )
 
 
 def _named(alarms: Sequence[str]) -> str:

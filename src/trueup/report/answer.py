@@ -70,10 +70,11 @@ def _keep(data: Mapping[str, Any]) -> Answer:
     else:
         said = f"In arm {decision['arm']} it gained {_with(gain)} in {decision['basis']} over the first checkpoint"
     if decision["keep_step"] == steps[-1]:
-        said += ", and no earlier one has a higher lower limit"
+        said += ", and no earlier one gained more"
     else:
-        said += f", and the last one, step {steps[-1]}, is {_with(loss)} below it"
-    said += ", measured on prompts that did not choose it. " + (
+        joined = "; the first one" if decision["keep_step"] == steps[0] else ", and"
+        said += f"{joined} lies {_with(loss, sign=True)} above the last one, step {steps[-1]}"
+    said += ", measured on prompts that did not choose. " + (
         "Stop: training on does harm." if decision["stop"] else "Nothing shown speaks for stopping."
     )
     return Answer(ask=ASK_KEEP, word=word, tone="note", sentence=_sentence(said))
