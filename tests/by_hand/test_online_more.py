@@ -196,7 +196,7 @@ def test_rloo_loss_before_and_after_the_policy_moves(parts: Parts) -> None:
             "reward": mean(e.score.tolist()),
             "objective/kl": mean(e.kl.tolist()),
             "objective/kl_k3": mean(e.kl_k3.tolist()),
-            "objective/rlhf_reward": mean([s - 0.3 * k for s, k in zip(e.score.tolist(), e.kl.tolist(), strict=True)]),
+            "objective/rlhf_reward": mean([s - 0.7 * k for s, k in zip(e.score.tolist(), e.kl.tolist(), strict=True)]),
             "policy/clip_ratio": clipped / 12,
             "policy/entropy_sampled": -mean(flat(now)),
             "completions/mean_length": mean([float(len(x)) for x in now]),
@@ -275,7 +275,7 @@ def test_ppo_loss_and_metrics(parts: Parts) -> None:
     learner = critic_of(parts, PPOConfig(**COMMON, num_generations=4, beta=0.3, cliprange=0.02, cliprange_value=0.01, vf_coef=0.4))
     with torch.no_grad():
         e = replace(learner.collect(ASKED, Key(3)), importance=torch.linspace(0.5, 1.5, 12))
-    learner.beta = 0.7  # adapted since; the reward metric keeps the configured one
+    learner.beta = 0.7  # adapted since; the reward metric is at the coefficient in force
     totals = learner.totals(e)
     assert (totals.dtype, totals[0].item()) == (torch.float64, 12.0)
     weight = learner.weigh(e, totals)
@@ -304,7 +304,7 @@ def test_ppo_loss_and_metrics(parts: Parts) -> None:
         {
             "reward": mean(e.score.tolist()),
             "objective/kl": mean(e.kl.tolist()),
-            "objective/rlhf_reward": mean([s - 0.3 * k for s, k in zip(e.score.tolist(), e.kl.tolist(), strict=True)]),
+            "objective/rlhf_reward": mean([s - 0.7 * k for s, k in zip(e.score.tolist(), e.kl.tolist(), strict=True)]),
             "objective/beta": 0.7,
             "policy/clip_ratio": clipped / tokens,
             "policy/approxkl_k3": mean(k3),
