@@ -196,7 +196,7 @@ def test_rloo_loss_before_and_after_the_policy_moves(parts: Parts) -> None:
             "reward": mean(e.score.tolist()),
             "objective/kl": mean(e.kl.tolist()),
             "objective/kl_k3": mean(e.kl_k3.tolist()),
-            "objective/rlhf_reward": mean([s - 0.7 * k for s, k in zip(e.score.tolist(), e.kl.tolist(), strict=True)]),
+            "objective/rlhf_reward": mean([s - 0.3 * k for s, k in zip(e.score.tolist(), e.kl.tolist(), strict=True)]),
             "policy/clip_ratio": clipped / 12,
             "policy/entropy_sampled": -mean(flat(now)),
             "completions/mean_length": mean([float(len(x)) for x in now]),
