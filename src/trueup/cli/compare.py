@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from trueup.cli.launch import Stopped, places_of, words
+from trueup.cli.launch import configured, places_of
 from trueup.cli.options import ConfigFile, Json, OutFolder, Overrides, Quiet, Resume
 from trueup.cli.output import Output
-from trueup.cli.progress import watching
-from trueup.core.errors import UserError
+
+if TYPE_CHECKING:
+    from trueup.pipeline.events import Listener
 
 
 def compare(
@@ -28,24 +27,16 @@ def compare(
 ) -> None:
     """Compare optimizers and decoders under one reward, at equal KL and equal cost."""
     output: Output = ctx.obj
-    sets = overrides or []
-    if not os.path.isfile(config):
-        raise UserError("no such configuration file. `trueup config show compare` prints a complete one.", where=str(config))
-    folder = out or Path("runs") / config.stem
-    try:
-        with output.console.status("loading ...") if not quiet and output.console.is_terminal else nullcontext():
-            from trueup.core.config import load_config
-            from trueup.pipeline.compare import compare as run
-            from trueup.pipeline.compare_config import CompareConfig
 
-        loaded = load_config(config, CompareConfig, sets)
-        with watching(output.console, quiet=quiet) as listen:
-            found = run(loaded, folder, resume=resume, base=config.resolve().parent, on_event=listen)
-    except KeyboardInterrupt as error:
-        again = words("compare", config, sets, out, quiet=quiet, json=json)
-        raise Stopped(shlex.join(["trueup", *again, "--resume"])) from error
-    if os.environ.get("RANK", "0") != "0":
-        raise typer.Exit
+    def prepare() -> Callable[[Path, Listener], Any]:
+        from trueup.core.config import load_config
+        from trueup.pipeline.compare import compare as run
+        from trueup.pipeline.compare_config import CompareConfig
+
+        loaded = load_config(config, CompareConfig, overrides or [])
+        return lambda folder, listen: run(loaded, folder, resume=resume, base=config.resolve().parent, on_event=listen)
+
+    folder, found = configured(output, "compare", config, overrides or [], out, prepare, quiet=quiet, json=json)
     output.result({"comparison": str(folder), **_written(folder, found)}, f"report {folder / 'report' / 'index.html'}")
 
 

@@ -1,4 +1,4 @@
-"""Start a configuration, whole or in part; what `run`, `quickstart`, `sft`, `reward` and `policy` have in common."""
+"""Start a configuration, whole or in part: what `run`, `quickstart`, `sft`, `reward`, `policy`, `compare` and `isolate` have in common."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from trueup.core.errors import UserError
 
 if TYPE_CHECKING:
     from trueup.core.rng import Key
+    from trueup.pipeline.events import Listener
     from trueup.pipeline.run import RunResult
 
 
@@ -81,6 +82,49 @@ def launch(
     if os.environ.get("RANK", "0") != "0":  # set by torchrun: one process speaks for all
         raise typer.Exit
     return result
+
+
+def configured(
+    output: Output,
+    verb: str,
+    config: Path,
+    overrides: Sequence[str],
+    out: Path | None,
+    prepare: Callable[[], Callable[[Path, Listener], Any]],
+    *,
+    quiet: bool,
+    json: bool,
+) -> tuple[Path, Any]:
+    """Run a verb that has a configuration of its own: its folder, and what it found. Of several processes the first alone returns.
+
+    Args:
+        output: where the user is told.
+        verb: its name, also of the configuration's kind.
+        config: file.
+        overrides: ``a.b=c`` texts.
+        out: folder; one under ``runs`` named after the file if None.
+        prepare: loads what takes time to load and gives what runs, told the folder and the listener.
+        quiet: no progress.
+        json: the result was asked for as JSON.
+
+    Raises:
+        UserError: no such file.
+        Stopped: by the user.
+    """
+    if not os.path.isfile(config):
+        raise UserError(f"no such configuration file. `trueup config show {verb}` prints a complete one.", where=str(config))
+    folder = out or Path("runs") / config.stem
+    try:
+        with output.console.status("loading ...") if not quiet and output.console.is_terminal else nullcontext():
+            run = prepare()
+        with watching(output.console, quiet=quiet) as listen:
+            found = run(folder, listen)
+    except KeyboardInterrupt as error:
+        again = words(verb, config, overrides, out, quiet=quiet, json=json)
+        raise Stopped(shlex.join(["trueup", *again, "--resume"])) from error
+    if os.environ.get("RANK", "0") != "0":
+        raise typer.Exit
+    return folder, found
 
 
 def reported(folder: Path) -> dict[str, Any]:
