@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from by_hand.replies import Cell, replies
 from trueup.core.rng import Key
 from trueup.mismatch.policy_evaluation import alignment_tax, diversity, next_token_loss, positions, refusal_balance, sensitivity
 from trueup.mismatch.policy_evaluation.alignment_tax import AlignmentTax
@@ -19,19 +20,11 @@ from trueup.mismatch.policy_evaluation.refusal_balance import RefusalBalance
 from trueup.mismatch.policy_evaluation.sensitivity import Sensitivity
 
 PROMPTS = 12
-Cell = Callable[[int, int, int], Mapping[str, Any]]
 
 
 def records(cell: Cell, steps: int = 2, samples: int = 1, variant: str | None = None) -> pd.DataFrame:
-    """``cell(prompt, step, sample)`` gives the columns of a reply; steps are 0, 10, 20, ..."""
-    rows = []
-    for p in range(PROMPTS):
-        for s in range(steps):
-            for k in range(samples):
-                place = f"{10 * s}:{p}:{k}"
-                row = {"arm": "a", "split": "test", "step": 10 * s, "prompt_id": f"p{p:02d}", "sample_id": place, "response": "words"}
-                rows.append({**row, "variant": variant, **cell(p, s, k)})
-    return pd.DataFrame(rows)
+    """As `replies`, for the prompts of this file."""
+    return replies(cell, PROMPTS, steps, samples, variant)
 
 
 def effect(p: int) -> float:

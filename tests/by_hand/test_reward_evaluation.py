@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from by_hand.replies import Cell, replies
 from trueup.core.rng import Key
 from trueup.mismatch.panel import panel_of
 from trueup.mismatch.reward_evaluation import ceiling_use, consistency, implicit_reward, rank_transfer, style
@@ -21,19 +22,11 @@ from trueup.mismatch.reward_evaluation.style import Style
 from trueup.mismatch.variants import twins, variant_names, variant_panel
 
 PROMPTS = 24
-Cell = Callable[[int, int, int], Mapping[str, Any]]
 
 
 def records(cell: Cell, steps: int = 2, samples: int = 3, variant: str | None = None) -> pd.DataFrame:
-    """``cell(prompt, step, sample)`` gives the columns of a reply; steps are 0, 10, ..."""
-    rows = []
-    for p in range(PROMPTS):
-        for s in range(steps):
-            for k in range(samples):
-                place = f"{10 * s}:{p}:{k}"
-                row = {"arm": "a", "split": "test", "step": 10.0 * s, "prompt_id": f"p{p:02d}", "sample_id": place, "response": "words"}
-                rows.append({**row, "variant": variant, **cell(p, s, k)})
-    return pd.DataFrame(rows)
+    """As `replies`, for the prompts of this file."""
+    return replies(cell, PROMPTS, steps, samples, variant)
 
 
 def test_twins_are_found_by_name_and_share_the_plain_prompts_and_steps() -> None:
